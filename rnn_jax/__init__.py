@@ -1,0 +1,83 @@
+"""rnn_jax: recurrent networks in JAX as pure functions.
+
+    cell = gru(256)
+    params = cell.init(jax.random.key(0), input_size)
+    carry, ys = unroll(cell, params, xs, lengths=lengths)      # xs [T, B, I] -> ys [T, B, H]
+
+Cells are NamedTuples of pure functions; `unroll` runs any of them with any strategy. See `rnn_jax.types`.
+"""
+
+from rnn_jax import initializers
+from rnn_jax.cells import (
+    CELLS,
+    antisymmetric,
+    co_rnn,
+    conv_lstm,
+    elman,
+    gru,
+    ind_rnn,
+    irnn,
+    lru,
+    lstm,
+    m_lstm,
+    make_cell,
+    mgu,
+    min_gru,
+    min_lstm,
+    orthogonal_rnn,
+    rg_lru,
+    s5,
+    s_lstm,
+)
+from rnn_jax.compose import learned_carry, output_size, residual, stack, with_layer_norm
+from rnn_jax.dropout import with_dropout
+from rnn_jax.layers import Directions, bidirectional, layer, serial
+from rnn_jax.types import Cell, Layer, LinearCell, PerStep, as_cell
+from rnn_jax.unroll import Associative, Auto, Chunked, Scan, stream_step, unroll, unroll_carries
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CELLS",
+    "Associative",
+    "Auto",
+    "Cell",
+    "Chunked",
+    "Directions",
+    "Layer",
+    "LinearCell",
+    "PerStep",
+    "Scan",
+    "antisymmetric",
+    "as_cell",
+    "bidirectional",
+    "co_rnn",
+    "conv_lstm",
+    "elman",
+    "gru",
+    "ind_rnn",
+    "initializers",
+    "irnn",
+    "layer",
+    "learned_carry",
+    "lru",
+    "lstm",
+    "m_lstm",
+    "make_cell",
+    "mgu",
+    "min_gru",
+    "min_lstm",
+    "orthogonal_rnn",
+    "output_size",
+    "residual",
+    "rg_lru",
+    "s5",
+    "s_lstm",
+    "serial",
+    "stack",
+    "stream_step",
+    "unroll",
+    "unroll_carries",
+    "with_dropout",
+    "with_layer_norm",
+]

@@ -1,0 +1,110 @@
+"""The gated recurrent unit, with the reset gate after or before the recurrent product."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.cells._constructor import constructor
+from rnn_jax.initializers import (
+    BiasInit,
+    Gate,
+    KernelInit,
+    lecun_normal,
+    orthogonal,
+    per_gate,
+    zero_bias,
+)
+from rnn_jax.products import MaskedKernel, affine, align, columns, recurrent
+from rnn_jax.tree import wide
+from rnn_jax.types import Array, Cell
+
+
+class GRUParams(NamedTuple):
+    """Parameters of `gru`. The fused gate axis holds r, z, n."""
+
+    w_x: Array  # [I, 3H]
+    w_h: Array | MaskedKernel  # [H, 3H]
+    b: Array  # [3H]
+    b_hn: Array | None = None  # [H], only with the reset after the product
+
+    GATES = (Gate("r"), Gate("z", "keep"), Gate("n"))
+
+
+@constructor
+def gru(
+    hidden_size: int,
+    *,
+    reset: Literal["after", "before"] = "after",
+    kernel_init: KernelInit = lecun_normal,
+    recurrent_init: KernelInit = orthogonal,
+    bias_init: BiasInit = zero_bias,
+) -> Cell:
+    """The gated recurrent unit.
+
+        r = sigmoid(x W_xr + h W_hr + b_r)        z = sigmoid(x W_xz + h W_hz + b_z)
+        n = tanh(x W_xn + b_n + r (h W_hn + b_hn))      with reset="after", the form of cuDNN
+        n = tanh(x W_xn + b_n + (r h) W_hn)             with reset="before", the form of the paper
+        h' = (1 - z) n + z h
+
+    Args:
+        hidden_size: H.
+        reset: whether r acts after or before the recurrent product of n; the two are different functions.
+        kernel_init: initialiser of W_x, gate by gate.
+        recurrent_init: initialiser of W_h, gate by gate.
+        bias_init: initialiser of b; z keeps the memory.
+
+    Returns:
+        A cell with carry h [B, H] and output h.
+
+    Example:
+        >>> cell = gru(8)
+        >>> cell.init(jax.random.key(0), 3).w_h.shape
+        (8, 24)
+
+    Notes:
+        As torch, cuDNN and flax linen. flax nnx has no b_hn; haiku resets before the product and swaps z and 1 - z.
+
+    References:
+        Cho et al., Learning phrase representations using RNN encoder-decoder, 2014, arXiv:1406.1078.
+    """
+    checks.positive("hidden_size", hidden_size)
+    checks.one_of("reset", reset, ("after", "before"))
+
+    def init(key: Array, input_size: int) -> GRUParams:
+        x_key, h_key, b_key = jax.random.split(key, 3)
+        return GRUParams(
+            w_x=per_gate(kernel_init, x_key, input_size, hidden_size, 3),
+            w_h=per_gate(recurrent_init, h_key, hidden_size, hidden_size, 3),
+            b=bias_init(b_key, GRUParams.GATES, hidden_size, float),
+            b_hn=jnp.zeros(hidden_size) if reset == "after" else None,
+        )
+
+    def init_carry(params: GRUParams, batch_shape: tuple[int, ...] = ()) -> Array:
+        return jnp.zeros((*batch_shape, hidden_size), wide(params.b.dtype))
+
+    def project(params: GRUParams, xs: Array) -> Array:
+        return affine(xs, params.w_x, params.b)
+
+    def step(params: GRUParams, carry: Array, z: Array) -> tuple[Array, Array]:
+        x_gates = z.astype(carry.dtype)
+        if params.b_hn is not None:
+            h_gates = recurrent(carry, params.w_h, z.dtype)
+            reset_gate, update = _gates(x_gates, h_gates[..., : 2 * hidden_size])
+            h_n = h_gates[..., 2 * hidden_size :]
+            n = x_gates[..., 2 * hidden_size :] + reset_gate * (h_n + align(params.b_hn, h_n))
+        else:
+            h_gates = recurrent(carry, columns(params.w_h, 0, 2 * hidden_size), z.dtype)
+            reset_gate, update = _gates(x_gates, h_gates)
+            h_n = recurrent(reset_gate * carry, columns(params.w_h, 2 * hidden_size), z.dtype)
+            n = x_gates[..., 2 * hidden_size :] + h_n
+        h = (1 - update) * jnp.tanh(n) + update * carry
+        return h, h.astype(z.dtype)
+
+    return Cell(init=init, init_carry=init_carry, step=step, project=project)
+
+
+def _gates(x_gates: Array, h_gates: Array) -> list[Array]:
+    """The reset and update gates from the first two blocks of each pre-activation."""
+    return jnp.split(jax.nn.sigmoid(x_gates[..., : h_gates.shape[-1]] + h_gates), 2, axis=-1)

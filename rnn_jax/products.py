@@ -1,0 +1,104 @@
+"""Matrix products under one dtype rule, shared by all cells.
+
+The operands of a product have the dtype of the activations (x, or z inside a step), accumulation is at least
+float32, the carry and all element-wise work on it are at least float32. So bfloat16 inputs with float32
+parameters give bfloat16 products, float32 carries and bfloat16 outputs, and float64 stays float64.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax import checks
+from rnn_jax.tree import wide
+from rnn_jax.types import Array
+
+
+class MaskedKernel(NamedTuple):
+    """A recurrent kernel whose input is masked, one mask per sequence (variational recurrent dropout).
+
+    Attributes:
+        kernel: [H, G].
+        mask: [B, ..., H], zeros and 1 / (1 - rate).
+    """
+
+    kernel: Array
+    mask: Array
+
+
+def align(value: Array, like: Array) -> Array:
+    """`value` in the dtype of `like`, with leading axes of length one up to its rank: safe to add or multiply."""
+    return value.astype(like.dtype).reshape((1,) * (like.ndim - value.ndim) + value.shape)
+
+
+def product(x: Array, w: Array) -> Array:
+    """`x @ w` over the last axis of x: operands in the dtype of x, accumulated in at least float32.
+
+    Args:
+        x: [..., I].
+        w: [I, O].
+
+    Returns:
+        [..., O], float32 or float64.
+
+    Raises:
+        ValueError: if x does not have I features.
+    """
+    checks.features("xs", x, w.shape[0])
+    dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(x, w.astype(x.dtype), dimensions, preferred_element_type=wide(x.dtype))
+
+
+def affine(x: Array, w: Array, b: Array | None = None) -> Array:
+    """`x @ w + b` in the dtype of x: [..., I] -> [..., O]."""
+    out = product(x, w)
+    return (out if b is None else out + align(b, out)).astype(x.dtype)
+
+
+def recurrent(h: Array, w: Array | MaskedKernel, dtype: Any) -> Array:
+    """`h @ w` inside a step: operands in `dtype` (that of z), result in the dtype of the carry h.
+
+    Args:
+        h: [B, ..., H].
+        w: [H, G], or a `MaskedKernel`.
+        dtype: the dtype of the activations.
+
+    Returns:
+        [B, ..., G] in the dtype of h.
+    """
+    kernel, h_in = unmask(h, w)
+    return product(h_in.astype(dtype), kernel).astype(h.dtype)
+
+
+def unmask(h: Array, w: Array | MaskedKernel) -> tuple[Array, Array]:
+    """The kernel of `w`, and h as it enters the product: masked if w carries a mask."""
+    if isinstance(w, MaskedKernel):
+        return w.kernel, h * w.mask.astype(h.dtype)
+    return w, h
+
+
+def columns(w: Array | MaskedKernel, start: int, stop: int | None = None) -> Any:
+    """The columns `start:stop` of a kernel (some of its gates), its mask kept."""
+    if isinstance(w, MaskedKernel):
+        return MaskedKernel(kernel=w.kernel[..., start:stop], mask=w.mask)
+    return w[..., start:stop]
+
+
+def layer_norm(x: Array, scale: Array, shift: Array | None = None, *, epsilon: float = 1e-6) -> Array:
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts (Ba et al. 2016).
+
+    Args:
+        x: [..., F]; statistics are at least float32.
+        scale: [F].
+        shift: [F] or None.
+        epsilon: added to the variance.
+
+    Returns:
+        [..., F] in the dtype of x.
+    """
+    y = x.astype(wide(x.dtype))
+    mean = y.mean(-1, keepdims=True)
+    variance = jnp.square(y - mean).mean(-1, keepdims=True)
+    y = (y - mean) * lax.rsqrt(variance + epsilon) * align(scale, y)
+    return (y if shift is None else y + align(shift, y)).astype(x.dtype)
