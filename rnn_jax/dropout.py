@@ -120,13 +120,15 @@ def with_dropout(
         return xs
 
     wrapped = wrap(cell, init=init, of_xs=of_xs)._replace(perturb=perturb)
-    if isinstance(wrapped, LinearCell):
-        return wrapped._replace(elements=_zoned_elements(wrapped, zoneout_h)) if zoneout_h else wrapped
-    return _zoned(wrapped, zoneout_h, zoneout_c) if zoneout_h or zoneout_c else wrapped
+    if not (zoneout_h or zoneout_c):
+        return wrapped
+    return wrapped._replace(**_zoned(wrapped, zoneout_h, zoneout_c))
 
 
-def _zoned(cell: Cell, zoneout_h: float, zoneout_c: float) -> Cell:
-    """A cell whose new carry is mixed with the old one. The masks travel with z, one step each."""
+def _zoned(cell: Cell | LinearCell, zoneout_h: float, zoneout_c: float) -> dict[str, Any]:
+    """The functions of a cell that mixes its new carry with the old one. The masks travel with z, one step each."""
+    if isinstance(cell, LinearCell):
+        return {"elements": _zoned_elements(cell, zoneout_h)}
 
     def project(params: DropoutParams, xs: Array) -> Any:
         masks = [None if m is None else m.value for m in (params.zoneout_h, params.zoneout_c)]
@@ -141,7 +143,7 @@ def _zoned(cell: Cell, zoneout_h: float, zoneout_c: float) -> Cell:
         after = after._replace(h=h, **rest) if hasattr(after, "_replace") else h
         return after, h.astype(out.dtype)
 
-    return cell._replace(project=project, step=step)
+    return {"project": project, "step": step}
 
 
 def _zoned_elements(cell: LinearCell, rate: float) -> Any:

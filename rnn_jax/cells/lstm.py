@@ -31,7 +31,7 @@ class LSTMNorm(NamedTuple):
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of `lstm`. The fused gate axis holds i, f, g, o (coupled: f, g, o). P is the projected size, else H."""
+    """Parameters of `lstm`. The fused gate axis holds i, f, g, o (coupled: f, g, o). P is the projected size or H."""
 
     w_x: Array  # [I, 4H]
     w_h: Array | MaskedKernel  # [P, 4H]
