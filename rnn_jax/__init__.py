@@ -31,6 +31,7 @@ from rnn_jax.cells import (
 )
 from rnn_jax.compose import learned_carry, output_size, residual, stack, with_layer_norm
 from rnn_jax.dropout import with_dropout
+from rnn_jax.init_report import init_report
 from rnn_jax.layers import Directions, bidirectional, layer, serial
 from rnn_jax.types import Cell, Layer, LinearCell, PerStep, as_cell
 from rnn_jax.unroll import Associative, Auto, Chunked, Scan, stream_step, unroll, unroll_carries
@@ -56,6 +57,7 @@ __all__ = [
     "elman",
     "gru",
     "ind_rnn",
+    "init_report",
     "initializers",
     "irnn",
     "layer",

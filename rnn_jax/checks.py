@@ -90,7 +90,8 @@ def lengths(value: Any, num_steps: int, batch_shape: tuple[int, ...]) -> Array:
         raise ValueError(f"`lengths` must be integers, got {describe(array)}")
     batch_prefix("lengths", array.shape, batch_shape)
     if not isinstance(array, jax.core.Tracer):
-        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        values = np.asarray(array)  # inside jit, jnp would trace what is known here
+        low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
         if low < 0 or high > num_steps:
             worst = low if low < 0 else high
             raise ValueError(f"`lengths` must lie in [0, T] with T={num_steps}, got {worst}")

@@ -1,6 +1,6 @@
 """Music as frames: what a model reads at a step, what it predicts, and how a prediction becomes the next frame."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ class FrameModel(NamedTuple):
         encode: `(frames [..., frame_size]) -> features [..., F]`, float32. All zeros is the frame before the first.
         tokens: `(frames) -> tokens [..., N]`, what the head predicts.
         advance: `(frame, tokens) -> frame`, the frame that sounds once the tokens are played after `frame`.
+        sustain: `(frames) -> frames`, each frame going on with nothing struck anew.
     """
 
     frame_size: int
@@ -30,6 +31,7 @@ class FrameModel(NamedTuple):
     encode: Callable[[Array], Array]
     tokens: Callable[[Array], Array]
     advance: Callable[[Array, Array], Array]
+    sustain: Callable[[Array], Array]
 
 
 def roll_frames(num_keys: int) -> FrameModel:
@@ -47,6 +49,7 @@ def roll_frames(num_keys: int) -> FrameModel:
         encode=lambda frames: frames.astype(jnp.float32),
         tokens=lambda frames: frames,
         advance=lambda frame, tokens: tokens,
+        sustain=lambda frames: frames,
     )
 
 
@@ -82,71 +85,69 @@ def voice_frames(num_voices: int, num_pitches: int, hidden_size: int = 128) -> F
         pitches = jnp.where(played == REST, 0, jnp.where(played == HOLD, before, played - HOLD))
         return jnp.concatenate([pitches, (played > HOLD).astype(frame.dtype)], axis=-1)
 
+    def sustain(frames: Array) -> Array:
+        pitches, onsets = split(frames)
+        return jnp.concatenate([pitches, jnp.zeros_like(onsets)], axis=-1)
+
     return FrameModel(
         frame_size=2 * num_voices,
         head=chain_head(num_voices, num_pitches + 2, hidden_size),
         encode=encode,
         tokens=tokens,
         advance=advance,
+        sustain=sustain,
     )
 
 
-def unigram_nll(train: Sequence[np.ndarray], test: Sequence[np.ndarray], num_classes: int) -> float:
+def unigram_nll(train: np.ndarray, test: np.ndarray, num_classes: int) -> float:
     """Negative log-likelihood per frame where every variable has its frequencies in the training set.
 
     Args:
-        train: pieces [T, N] of tokens in [0, num_classes).
-        test: pieces to judge; as everywhere, the first frame of each is not predicted.
+        train: [M, N] tokens in [0, num_classes), frames of all training pieces.
+        test: [L, N] tokens to judge.
         num_classes: C. One count is added to each class.
 
     Returns:
-        Nats per frame: summed over variables, averaged over all predicted frames.
+        Nats per frame: summed over variables, averaged over frames.
+
+    Example:
+        >>> round(unigram_nll(np.array([[0], [0], [1]]), np.array([[0], [1]]), 2), 4)  # p = 3/5, 2/5
+        0.7136
     """
-    counts = _counts(np.concatenate(train), num_classes) + 1.0
-    log_p = np.log(counts / counts.sum(-1, keepdims=True))
-    frames = np.concatenate([piece[1:] for piece in test])
-    return float(-_pick(log_p, frames).sum(-1).mean())
+    counts = np.stack([np.bincount(column, minlength=num_classes) for column in train.T]) + 1.0
+    return float(-_pick(np.log(counts / counts.sum(-1, keepdims=True)), test).sum(-1).mean())
 
 
-def repeat_nll(
-    train: Sequence[tuple[np.ndarray, np.ndarray]],
-    test: Sequence[tuple[np.ndarray, np.ndarray]],
-    num_classes: int,
-) -> float:
+def repeat_nll(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], num_classes: int) -> float:
     """Negative log-likelihood per frame of playing the last frame again, with fitted confidence.
 
-    Each variable takes the token that goes on as before with the frequency with which it does so in the training set,
-    and otherwise any other token by the unigram frequencies of such changes.
+    Each variable takes the token that lets the last frame go on with the frequency with which it did so in training
+    (apart for each such token: a key that is down, a key that is up), and any other token by the frequencies of those
+    that came instead.
 
     Args:
-        train: pairs of pieces [T, N]: the tokens, and the tokens that would have repeated the frame before.
-        test: the same, to judge; the first frame of each is not predicted.
-        num_classes: C.
+        train: tokens [M, N] of all training frames, and the tokens [M, N] that would have repeated the frame before.
+        test: the same, [L, N], to judge.
+        num_classes: C. One count is added everywhere.
 
     Returns:
         Nats per frame, as `unigram_nll`.
     """
-
-    def joined(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate([a[1:] for a, _ in pairs]), np.concatenate([b[1:] for _, b in pairs])
-
-    tokens, repeats = joined(train)
-    repeated = (tokens == repeats).mean(0)  # [N]
-    others = np.stack(
-        [
-            np.bincount(column[column != again], minlength=num_classes) + 1.0
-            for column, again in zip(tokens.T, repeats.T, strict=True)
-        ]
-    )
-    tokens, repeats = joined(test)
-    # Among the other tokens, the one that would repeat is impossible: leave it out of the sum.
-    change = np.log(_pick(others, tokens)) - np.log(others.sum(-1) - _pick(others, repeats))
-    log_p = np.where(tokens == repeats, np.log(repeated), np.log1p(-repeated) + change)
-    return float(-log_p.sum(-1).mean())
-
-
-def _counts(tokens: np.ndarray, num_classes: int) -> np.ndarray:
-    return np.stack([np.bincount(column, minlength=num_classes) for column in tokens.T])
+    tokens, repeats = train
+    num_variables = tokens.shape[-1]
+    again, seen, instead = (np.ones((num_variables, num_classes)) for _ in range(3))
+    seen += 1  # one repeat and one change
+    for n in range(num_variables):
+        same = tokens[:, n] == repeats[:, n]
+        again[n] += np.bincount(repeats[same, n], minlength=num_classes)
+        seen[n] += np.bincount(repeats[:, n], minlength=num_classes)
+        instead[n] += np.bincount(tokens[~same, n], minlength=num_classes)
+    tokens, repeats = test
+    repeated = _pick(again / seen, repeats)
+    # Among the other tokens, the one that would repeat is impossible: it is left out of their sum.
+    change = _pick(instead, tokens) / (instead.sum(-1) - _pick(instead, repeats))
+    p = np.where(tokens == repeats, repeated, (1 - repeated) * change)
+    return float(-np.log(p).sum(-1).mean())
 
 
 def _pick(table: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.initializers import KernelInit, henaff, lecun_normal
+from rnn_jax.initializers import Gate, KernelInit, henaff, lecun_normal
 from rnn_jax.products import affine, align, recurrent
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Cell
@@ -20,6 +20,8 @@ class OrthogonalParams(NamedTuple):
     skew: Array  # [H, H], of which the entries above the diagonal count
     b: Array  # [H]
     w_h: Array | None = None  # [H, H]
+
+    GATES = (Gate("h"),)
 
 
 @constructor

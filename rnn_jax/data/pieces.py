@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnn_jax.data.audio import Note, roll_notes, voice_notes
 from rnn_jax.data.batching import Batch, batches, pad
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, voice_ranges
 from rnn_jax.data.piano_rolls import LOWEST_KEY, RollName, load_piano_rolls
@@ -15,10 +16,11 @@ __all__ = [
     "Piece",
     "PieceSet",
     "chorale_pieces",
+    "heard",
     "make_clock",
     "roll_pieces",
     "training_batches",
-    "whole_batches",
+    "whole_batch",
 ]
 
 _LONGEST_BAR = 12
@@ -42,7 +44,7 @@ class PieceSet(NamedTuple):
     splits: Splits[Piece]
     shifts: tuple[range, ...]  # of each training piece: semitones by which it may be transposed
     num_pitches: int  # pitches of a voice, or keys of the roll
-    lowest: int  # the MIDI number of pitch 1, or of key 0
+    lowest: int  # the MIDI number, at concert pitch, of pitch 1 or of key 0
     steps_per_beat: int
 
 
@@ -120,9 +122,30 @@ def roll_pieces(name: RollName) -> PieceSet:
         splits=Splits(*(tuple(one(roll) for roll in split) for split in loaded)),
         shifts=(range(1),) * len(loaded.train),
         num_pitches=88,
-        lowest=LOWEST_KEY,
+        lowest=LOWEST_KEY - 12 if name == "jsb" else LOWEST_KEY,  # that file lies an octave too high
         steps_per_beat=1,
     )
+
+
+def heard(pieces: PieceSet, frames: np.ndarray) -> tuple[np.ndarray, list[Note]]:
+    """What frames of a data set look and sound like.
+
+    Args:
+        pieces: the data set.
+        frames: [T, F] integers, from a piece or from a model.
+
+    Returns:
+        What to draw (MIDI pitches [T, 4] of the voices, or a roll [T, 88] of piano keys), and the notes to play.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim == 2 and frames.shape[1] == 2 * len(VOICES):
+        pitches = np.where(frames[:, : len(VOICES)] > 0, frames[:, : len(VOICES)] + pieces.lowest - 1, 0)
+        return pitches, voice_notes(pitches, frames[:, len(VOICES) :] == 1)
+    if frames.ndim != 2 or frames.shape[1] != pieces.num_pitches:
+        raise ValueError(f"`frames` must be [T, 8] or [T, {pieces.num_pitches}], got shape {frames.shape}")
+    lower = LOWEST_KEY - pieces.lowest
+    roll = np.pad(frames[:, lower:], ((0, 0), (0, lower))).astype(bool)
+    return roll, roll_notes(roll)
 
 
 def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) -> Iterator[Batch]:
@@ -155,18 +178,16 @@ def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) 
         epoch += 1
 
 
-def whole_batches(pieces: Sequence[Piece], batch_size: int) -> list[Batch]:
-    """Whole pieces, similar lengths together, each batch padded to its longest piece.
+def whole_batch(pieces: Sequence[Piece]) -> Batch:
+    """All pieces of a split side by side, padded to the longest.
 
     Args:
-        pieces: one split.
-        batch_size: B.
+        pieces: B pieces.
 
     Returns:
-        Batches whose data is a `Piece` of arrays [T, B, ...]; together they hold each piece once.
+        A batch whose data is a `Piece` of arrays [T, B, ...].
     """
-    order = np.argsort([len(piece.frames) for piece in pieces], kind="stable")
-    return [pad([pieces[i] for i in order[at : at + batch_size]]) for at in range(0, len(order), batch_size)]
+    return pad(list(pieces))
 
 
 def _piece(frames: np.ndarray, clock: np.ndarray) -> Piece:

@@ -1,0 +1,143 @@
+"""The weights of the recurrent cells of flax, linen and nnx."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+
+from rnn_jax import checks
+from rnn_jax.cells import elman, gru, lstm
+from rnn_jax.cells.elman import ElmanParams
+from rnn_jax.cells.gru import GRUParams
+from rnn_jax.cells.lstm import LSTMParams
+from rnn_jax.interop.converted import Converted
+from rnn_jax.types import Array
+
+
+def from_linen_cell(module: nn.RNNCellBase, variables: Mapping[str, Any]) -> Converted:
+    """The cell of a flax.linen `LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`.
+
+    Args:
+        module: the module, for its kind and options.
+        variables: what `module.init` returned. For a cell inside `nn.RNN(cell)`, that is
+            `{"params": variables["params"]["cell"]}`.
+
+    Returns:
+        `Converted(cell, params)`: `lstm`, `gru` or `elman`. The carry of flax's LSTM is `(c, h)`, ours
+        `LSTMCarry(h, c)`.
+
+    Raises:
+        ValueError: for another module, gates that are not sigmoid or an activation that is not tanh (`SimpleCell` may
+            have any), and for variables that lack a kernel of the module.
+
+    Example:
+        >>> module = nn.GRUCell(4)
+        >>> x = jnp.zeros((2, 3))
+        >>> variables = module.init(jax.random.key(0), jnp.zeros((2, 4)), x)
+        >>> cell, params = from_linen_cell(module, variables)
+        >>> cell is gru(4), params.w_x.shape
+        (True, (3, 12))
+
+    Notes:
+        The pre-activation residual of `SimpleCell(residual=True)` is the identity added to the recurrent kernel.
+    """
+    kinds = (nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.SimpleCell)
+    if not isinstance(module, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"`module` must be one of flax.linen's {names}, got {type(module).__name__}")
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise ValueError(f'`variables` must be a mapping with "params", got {checks.describe(variables)}')
+    params = variables["params"]
+
+    def joined(side: str, gates: str, field: str) -> Array:
+        return jnp.concatenate([_leaf(params, side + gate, field) for gate in gates], axis=-1)
+
+    if isinstance(module, nn.SimpleCell):
+        return _elman(module, _leaf(params, "i", "kernel"), _leaf(params, "h", "kernel"), _leaf(params, "i", "bias"))
+    _standard(module)
+    if isinstance(module, nn.GRUCell):
+        return _gru(
+            joined("i", "rzn", "kernel"),
+            joined("h", "rzn", "kernel"),
+            joined("i", "rzn", "bias"),
+            _leaf(params, "hn", "bias"),
+        )
+    return _lstm(joined("i", "ifgo", "kernel"), joined("h", "ifgo", "kernel"), joined("h", "ifgo", "bias"))
+
+
+def from_nnx_cell(module: nnx.RNNCellBase) -> Converted:
+    """The cell of a flax.nnx `LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`.
+
+    Args:
+        module: the module, which holds its weights.
+
+    Returns:
+        `Converted(cell, params)`, as from `from_linen_cell`.
+
+    Raises:
+        ValueError: for another module, gates that are not sigmoid or an activation that is not tanh (`SimpleCell` may
+            have any).
+
+    Example:
+        >>> cell, params = from_nnx_cell(nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0)))
+        >>> cell is lstm(4), params.w_h.shape
+        (True, (4, 16))
+
+    Notes:
+        The GRU of nnx has no b_hn, so ours gets zeros; trained further, it may leave them.
+    """
+    kinds = (nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell)
+    if not isinstance(module, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"`module` must be one of flax.nnx's {names}, got {type(module).__name__}")
+    if isinstance(module, nnx.SimpleCell):
+        bias = module.dense_i.bias
+        return _elman(module, module.dense_i.kernel[...], module.dense_h.kernel[...], bias[...])
+    _standard(module)
+    if isinstance(module, nnx.GRUCell):
+        bias = module.dense_i.bias[...]
+        hidden_size = module.dense_h.kernel.shape[0]
+        b_hn = jnp.zeros(hidden_size, bias.dtype)
+        return _gru(module.dense_i.kernel[...], module.dense_h.kernel[...], bias, b_hn)
+    if isinstance(module, nnx.OptimizedLSTMCell):
+        return _lstm(module.dense_i.kernel[...], module.dense_h.kernel[...], module.dense_h.bias[...])
+    on_x = [module.ii, module.if_, module.ig, module.io]
+    on_h = [module.hi, module.hf, module.hg, module.ho]
+    return _lstm(
+        jnp.concatenate([dense.kernel[...] for dense in on_x], axis=-1),
+        jnp.concatenate([dense.kernel[...] for dense in on_h], axis=-1),
+        jnp.concatenate([dense.bias[...] for dense in on_h], axis=-1),
+    )
+
+
+def _leaf(params: Mapping[str, Any], name: str, field: str) -> Array:
+    try:
+        return params[name][field]
+    except KeyError as error:
+        raise ValueError(f'`variables["params"]` must have {name}/{field}, got {", ".join(sorted(params))}') from error
+
+
+def _standard(module: Any) -> None:
+    """Checks that the gates are sigmoids and the activation is tanh, the only ones our cells have."""
+    if module.gate_fn is not jax.nn.sigmoid or module.activation_fn is not jnp.tanh:
+        raise ValueError("`module` must have gate_fn sigmoid and activation_fn tanh, got others")
+
+
+def _lstm(w_x: Array, w_h: Array, b: Array) -> Converted:
+    return Converted(lstm(w_h.shape[0]), LSTMParams(w_x=w_x, w_h=w_h, b=b))
+
+
+def _gru(w_x: Array, w_h: Array, b: Array, b_hn: Array) -> Converted:
+    return Converted(gru(w_h.shape[0]), GRUParams(w_x=w_x, w_h=w_h, b=b, b_hn=b_hn))
+
+
+def _elman(module: Any, w_x: Array, w_h: Array, b: Array) -> Converted:
+    size = w_h.shape[0]
+    if module.residual:
+        w_h = w_h + jnp.eye(size, dtype=w_h.dtype)
+    plain = module.activation_fn is jnp.tanh
+    cell = elman(size) if plain else elman(size, activation=module.activation_fn)
+    return Converted(cell, ElmanParams(w_x=w_x, w_h=w_h, b=b))

@@ -1,0 +1,132 @@
+"""The weights of torch's recurrent networks. Reads arrays only; torch itself is never imported."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import checks
+from rnn_jax.cells import elman, gru, lstm
+from rnn_jax.cells.elman import ElmanParams
+from rnn_jax.cells.gru import GRUParams
+from rnn_jax.cells.lstm import LSTMParams
+from rnn_jax.compose import stack
+from rnn_jax.interop.converted import Converted
+from rnn_jax.layers import Directions, bidirectional, serial
+from rnn_jax.types import Array, Cell, Params
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+"""The modes of torch.nn.RNNBase, and how many blocks of H rows a weight has."""
+
+
+class _Weights(NamedTuple):
+    """One direction of one layer, as torch names it."""
+
+    ih: Array  # [G H, I]
+    hh: Array  # [G H, P]
+    b_ih: Array  # [G H]
+    b_hh: Array  # [G H]
+    hr: Array | None  # [P, H]
+
+
+def from_torch(weights: Mapping[str, Any], mode: Literal["LSTM", "GRU", "RNN_TANH", "RNN_RELU"]) -> Converted:
+    """The network of a `torch.nn.LSTM`, `GRU` or `RNN`: `from_torch(module.state_dict(), module.mode)`.
+
+    Everything but the mode stands in the weights: sizes, number of layers, directions, biases, projection. torch keeps
+    two biases for each gate, which add up to our one; only b_hn of the GRU, inside its reset, stays apart.
+
+    Args:
+        weights: the state dict of the module, of tensors on the CPU or NumPy arrays: `weight_ih_l0` [G H, I],
+            `weight_hh_l0`, `bias_ih_l0`, ... Missing biases are zero.
+        mode: what `module.mode` says. "RNN_RELU" is an RNN with `nonlinearity="relu"`.
+
+    Returns:
+        `Converted(model, params)`. One direction: a cell, or a `stack` of them if there are several layers. Two:
+        `bidirectional(...)`, or a `serial` of them. torch's `h_n` is [l0, l1, ...], or [l0 forward, l0 backward, ...];
+        our carries are in the same order, with `Directions` inside the tuple of layers.
+
+    Raises:
+        ValueError: names a weight that is missing, unknown or of the wrong shape.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> weights = {"weight_ih_l0": rng.normal(size=(12, 3)), "weight_hh_l0": rng.normal(size=(12, 4))}
+        >>> cell, params = from_torch(weights, "GRU")
+        >>> cell is gru(4), params.w_x.shape
+        (True, (3, 12))
+
+    Notes:
+        `batch_first` is a layout of inputs, not of weights: ours are [T, B, I]. `dropout` between layers is no weight
+        either; `stack(lstm(8), with_dropout(lstm(8), inputs=rate))` has torch's, a new mask at every step.
+    """
+    checks.one_of("mode", mode, tuple(GATES))
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"`weights` must be a mapping such as module.state_dict(), got {type(weights).__name__}")
+    arrays = {name: _read(name, value) for name, value in weights.items()}
+    count = sum(name.startswith("weight_ih_l") and not name.endswith("_reverse") for name in arrays)
+    suffixes = ("", "_reverse") if "weight_ih_l0_reverse" in arrays else ("",)
+    rows = [[_take(arrays, f"_l{i}{suffix}", GATES[mode]) for suffix in suffixes] for i in range(max(count, 1))]
+    if arrays:
+        raise ValueError(f"`weights` has names that {mode} does not: {', '.join(map(repr, sorted(arrays)))}")
+    layers = [[_convert(one, mode) for one in row] for row in rows]
+    if len(suffixes) == 1:
+        cells, params = [row[0][0] for row in layers], [row[0][1] for row in layers]
+        return Converted(stack(*cells), tuple(params)) if len(cells) > 1 else Converted(cells[0], params[0])
+    both = [bidirectional(ahead[0], behind[0]) for ahead, behind in layers]
+    params = [Directions(forward=ahead[1], backward=behind[1]) for ahead, behind in layers]
+    return Converted(serial(*both), tuple(params)) if len(both) > 1 else Converted(both[0], params[0])
+
+
+def _read(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"`weights[{name!r}]` must be a float32 tensor on the CPU or a NumPy array: {error}"
+        ) from error
+
+
+def _take(arrays: dict[str, np.ndarray], suffix: str, gates: int) -> _Weights:
+    """Takes the weights of one direction of one layer out of `arrays`, checked."""
+    for name in ("weight_ih", "weight_hh"):
+        if name + suffix not in arrays:
+            raise ValueError(f"`weights` must have {name + suffix!r}, got {', '.join(map(repr, sorted(arrays)))}")
+    ih, hh = arrays.pop("weight_ih" + suffix), arrays.pop("weight_hh" + suffix)
+    hr = arrays.pop("weight_hr" + suffix, None) if gates == GATES["LSTM"] else None
+    for name, value in {"weight_ih": ih, "weight_hh": hh, "weight_hr": hr}.items():
+        if value is not None and value.ndim != 2:
+            raise ValueError(f"`weights[{name + suffix!r}]` must have 2 axes, got shape {value.shape}")
+    size = hh.shape[1] if hr is None else hr.shape[1]
+    rows = gates * size
+    b_ih, b_hh = (arrays.pop(name + suffix, np.zeros(rows, ih.dtype)) for name in ("bias_ih", "bias_hh"))
+    found = {"weight_ih": ih, "weight_hh": hh, "bias_ih": b_ih, "bias_hh": b_hh}
+    expected = {
+        "weight_ih": (rows, ih.shape[-1]),
+        "weight_hh": (rows, size if hr is None else hr.shape[0]),
+        "bias_ih": (rows,),
+        "bias_hh": (rows,),
+    }
+    for name, value in found.items():
+        if value.shape != expected[name]:
+            raise ValueError(f"`weights[{name + suffix!r}]` must have shape {expected[name]}, got {value.shape}")
+    return _Weights(ih=jnp.asarray(ih), hh=jnp.asarray(hh), b_ih=jnp.asarray(b_ih), b_hh=jnp.asarray(b_hh), hr=hr)
+
+
+def _convert(weights: _Weights, mode: str) -> tuple[Cell, Params]:
+    """One cell of ours and its parameters."""
+    w_x, w_h = weights.ih.T, weights.hh.T
+    size = w_h.shape[1] // GATES[mode]
+    if mode == "GRU":
+        inside = weights.b_hh[2 * size :]
+        b = weights.b_ih + jnp.concatenate([weights.b_hh[: 2 * size], jnp.zeros_like(inside)])
+        return gru(size), GRUParams(w_x=w_x, w_h=w_h, b=b, b_hn=inside)
+    b = weights.b_ih + weights.b_hh
+    if mode == "LSTM":
+        if weights.hr is None:
+            return lstm(size), LSTMParams(w_x=w_x, w_h=w_h, b=b)
+        projection = jnp.asarray(weights.hr.T)
+        return lstm(size, projection=w_h.shape[0]), LSTMParams(w_x=w_x, w_h=w_h, b=b, w_projection=projection)
+    cell = elman(size) if mode == "RNN_TANH" else elman(size, activation=jax.nn.relu)
+    return cell, ElmanParams(w_x=w_x, w_h=w_h, b=b)
