@@ -3,6 +3,7 @@
 python -m experiments                            the list: question, claim, last result
 python -m experiments check NAME                 exit code 1 where a claim does not hold
 python -m experiments save RUN_DIR [--label L]   copy a result to experiments/results/
+python -m experiments table                      the committed results as Markdown, for the README
 """
 
 import argparse
@@ -45,8 +46,12 @@ def main(args: Sequence[str] | None = None) -> int:
     save.add_argument("run_dir", help="directory of a finished run")
     save.add_argument("--label", default="", help="tells several results of one experiment apart")
     save.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    commands.add_parser("table", help="print the committed results as Markdown")
     parsed = parser.parse_args(args)
     try:
+        if parsed.command == "table":
+            print(catalogue.results_table(), end="")
+            return 0
         if parsed.command == "check":
             return _check(parsed.name)
         if parsed.command == "save":

@@ -18,6 +18,7 @@ __all__ = [
     "experiment_names",
     "load_experiment",
     "load_results",
+    "results_table",
     "save_result",
 ]
 
@@ -173,3 +174,28 @@ def save_result(run_dir: str | Path, *, label: str = "", overwrite: bool = False
     RESULTS_DIR.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     return target
+
+
+def results_table() -> str:
+    """The committed results of all experiments as Markdown, one row for each claim and result: what the README shows.
+
+    Returns:
+      a table, ending in a newline.
+
+    Example:
+      >>> results_table().splitlines()[0]
+      '| result | claim | measured | source of the claim | training and all, on |'
+    """
+    lines = ["| result | claim | measured | source of the claim | training and all, on |", "|---|---|---|---|---|"]
+    for name in experiment_names():
+        for claim in load_experiment(name).claims:
+            for stem, result in load_results(name).items():
+                if applies(claim, result["config"]):
+                    device = f"{result['device']['cpu_count']} cores" if result["device"]["backend"] == "cpu" else ""
+                    where = device or f"{result['device']['count']} x {result['device']['kind']}"
+                    value = result["metrics"][claim.metric]
+                    lines.append(
+                        f"| `{stem}` | {claim_text(claim)} | **{value:.3f}** | {claim.source} | "
+                        f"{result['seconds']:.0f} s, {where} |"
+                    )
+    return "\n".join(lines) + "\n"

@@ -8,27 +8,8 @@ Cells are NamedTuples of pure functions; `unroll` runs any of them with any stra
 """
 
 from rnn_jax import initializers
-from rnn_jax.cells import (
-    CELLS,
-    antisymmetric,
-    co_rnn,
-    conv_lstm,
-    elman,
-    gru,
-    ind_rnn,
-    irnn,
-    lru,
-    lstm,
-    m_lstm,
-    make_cell,
-    mgu,
-    min_gru,
-    min_lstm,
-    orthogonal_rnn,
-    rg_lru,
-    s5,
-    s_lstm,
-)
+from rnn_jax.cells import *  # noqa: F403 - every cell of the table
+from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.compose import learned_carry, output_size, residual, stack, with_layer_norm
 from rnn_jax.dropout import with_dropout
 from rnn_jax.init_report import init_report
@@ -39,6 +20,7 @@ from rnn_jax.unroll import Associative, Auto, Chunked, Scan, stream_step, unroll
 __version__ = "0.1.0"
 
 __all__ = [
+    *CELLS,
     "CELLS",
     "Associative",
     "Auto",
@@ -49,32 +31,15 @@ __all__ = [
     "LinearCell",
     "PerStep",
     "Scan",
-    "antisymmetric",
     "as_cell",
     "bidirectional",
-    "co_rnn",
-    "conv_lstm",
-    "elman",
-    "gru",
-    "ind_rnn",
     "init_report",
     "initializers",
-    "irnn",
     "layer",
     "learned_carry",
-    "lru",
-    "lstm",
-    "m_lstm",
     "make_cell",
-    "mgu",
-    "min_gru",
-    "min_lstm",
-    "orthogonal_rnn",
     "output_size",
     "residual",
-    "rg_lru",
-    "s5",
-    "s_lstm",
     "serial",
     "stack",
     "stream_step",

@@ -54,14 +54,15 @@ class InitReport(NamedTuple):
 def init_report(cell: Cell | LinearCell, params: Params, *, xs: Array | None = None) -> InitReport:
     """Spectral radius of each gate and memory times of one step, before any training.
 
-    The Jacobian d carry' / d carry is that of the last step after the inputs `xs`, so units are where an untrained
-    network has them: at the origin itself, ReLU units would be neither on nor off.
+    The Jacobian d carry' / d carry is that of the last step of `xs`: a silent step after some noise, so that gates
+    stand near their biases while units are spread as an untrained network has them (at the origin itself, ReLU units
+    would be neither on nor off).
 
     Args:
         cell: any cell without spatial axes. Of a `stack` it reports the Jacobian as a whole; gates are reported layer
             by layer, `init_report(layer, layer_params)`.
         params: its parameters.
-        xs: [T, I], T at least 1; by default 20 steps of standard normal inputs, always the same.
+        xs: [T, I], T at least 1; by default 20 steps of standard normal inputs, always the same, and one of zeros.
 
     Returns:
         An `InitReport`.
@@ -83,7 +84,7 @@ def init_report(cell: Cell | LinearCell, params: Params, *, xs: Array | None = N
     """
     checks.is_cell(cell)
     if xs is None:
-        xs = jax.random.normal(jax.random.key(0), (20, _input_size(params)))
+        xs = jax.random.normal(jax.random.key(0), (21, _input_size(params))).at[-1].set(0.0)
     if xs.ndim != 2 or len(xs) < 1:
         raise ValueError(f"`xs` must be [T, I] with T at least 1, got shape {xs.shape}")
     stepped = as_cell(cell) if isinstance(cell, LinearCell) else cell

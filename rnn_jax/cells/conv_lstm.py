@@ -68,8 +68,8 @@ def conv_lstm(
         Shi et al., Convolutional LSTM network, 2015, arXiv:1506.04214.
     """
     checks.positive("hidden_size", hidden_size)
-    if not kernel_size:
-        raise ValueError("`kernel_size` must have one number for each spatial axis, got ()")
+    if not isinstance(kernel_size, tuple) or not kernel_size:
+        raise ValueError(f"`kernel_size` must be a tuple of one number for each spatial axis, got {kernel_size!r}")
     for size in kernel_size:
         checks.positive("kernel_size", size)
     space = "DHWUVST"[: len(kernel_size)]

@@ -118,7 +118,8 @@ def stream_step(cell: Cell | LinearCell, params: Params, carry: Carry, x: Array)
     checks.is_cell(cell)
     if isinstance(cell, LinearCell):
         cell = as_cell(cell)
-    checks.sequence("x", jnp.asarray(x)[None])
+    x = jnp.asarray(x)
+    checks.sequence("x", x[None])
     expected = jax.eval_shape(lambda: _initial_carry(cell, params, x))
     checks.carry_like(carry, expected)
     carry = jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), carry, expected)
@@ -147,6 +148,7 @@ def _unroll(
     """Checks everything, then unrolls the cell, or the layers of a stack one after another."""
     checks.is_cell(cell)
     checks.sequence("xs", xs)
+    xs = jnp.asarray(xs)
     if not isinstance(method, Strategy):
         options = "Auto(), Scan(), Chunked(size) or Associative()"
         raise ValueError(f"`method` must be {options}, got {checks.describe(method)}")

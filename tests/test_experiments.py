@@ -1,0 +1,55 @@
+"""Every experiment runs in its smoke size, by the command a user types."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import scipy.io.wavfile
+
+from experiments.catalogue import experiment_names
+from rnn_jax.data.fetch import fetch
+
+ROOT = Path(__file__).parent.parent
+
+
+def smoke(name: str, tmp_path: Path, *flags: str) -> Path:
+    """Runs `python -m experiments.NAME --smoke` and returns its run directory."""
+    command = [sys.executable, "-m", f"experiments.{name}", "--smoke", "--run-root", str(tmp_path), *flags]
+    environment = os.environ | {"COLUMNS": "120"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = (tmp_path / name).iterdir()
+    return run_dir
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_the_smoke_run_leaves_a_directory_that_describes_itself(name: str, tmp_path: Path) -> None:
+    run_dir = smoke(name, tmp_path)
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["smoke"] is True
+    assert all(isinstance(value, int | float | str) for value in result["metrics"].values())
+    for file in ("config.json", "environment.json", "metrics.jsonl", "report.md"):
+        assert (run_dir / file).stat().st_size > 0, file
+
+
+def test_the_chorales_can_be_heard_and_seen(tmp_path: Path) -> None:
+    run_dir = smoke("bach_chorales", tmp_path, "--cell", "min_gru")
+    for name in ("composed", "continued", "original"):
+        rate, sound = scipy.io.wavfile.read(run_dir / f"{name}.wav")
+        assert rate == 22050
+        assert abs(sound.astype(float)).max() > 1000
+        assert (run_dir / f"{name}.mid").stat().st_size > 100
+        assert (run_dir / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert (run_dir / "params").is_dir()
+
+
+def test_the_benchmark_data_set_runs_too(tmp_path: Path) -> None:
+    try:
+        fetch("jsb")
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    metrics = json.loads((smoke("bach_chorales", tmp_path, "--dataset", "jsb") / "result.json").read_text())["metrics"]
+    assert metrics["test_unigram"] == pytest.approx(11.09, abs=0.05)
