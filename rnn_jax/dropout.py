@@ -47,7 +47,8 @@ def with_dropout(
         weights: drops entries of the recurrent kernel, one mask per call (DropConnect; AWD-LSTM's weight drop).
         zoneout_h: keeps units of h at their old value, a new mask at every step; when evaluating, the expectation
             `rate * old + (1 - rate) * new`.
-        zoneout_c: the same for every other leaf of the carry, all with one mask.
+        zoneout_c: the same for every other leaf of the carry, all with one mask. Not for `s_lstm`, whose leaves change
+            their scale from step to step.
 
     Returns:
         A cell of the same type with `DropoutParams` and the same carry.
@@ -91,6 +92,11 @@ def with_dropout(
             others = _split_h(jax.eval_shape(lambda: bare.init_carry(params, ())))[1]
             if zoneout_c and not others:
                 raise ValueError("`zoneout_c` needs a carry with leaves other than h, got only h")
+            if zoneout_c and "m" in others:
+                raise ValueError(
+                    "`zoneout_c` cannot mix a carry whose scale moves with its stabiliser m, as that of s_lstm; "
+                    "use zoneout_h"
+                )
         return DropoutParams(cell=params)
 
     def perturb(key: Array, params: DropoutParams, shape: tuple[int, ...]) -> DropoutParams:

@@ -42,7 +42,7 @@ def test_fraction_refuses(value: Any) -> None:
 def test_one_of_suggests_the_closest() -> None:
     with pytest.raises(ValueError, match="`merge` must be one of 'concat', 'sum', got 'concta'; did you mean 'concat'"):
         checks.one_of("merge", "concta", ("concat", "sum"))
-    with pytest.raises(ValueError, match="got 3$"):
+    with pytest.raises(ValueError, match=r"got 3$"):
         checks.one_of("merge", 3, ("concat", "sum"))
 
 

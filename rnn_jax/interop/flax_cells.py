@@ -94,23 +94,28 @@ def from_nnx_cell(module: nnx.RNNCellBase) -> Converted:
         names = ", ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"`module` must be one of flax.nnx's {names}, got {type(module).__name__}")
     if isinstance(module, nnx.SimpleCell):
-        bias = module.dense_i.bias
-        return _elman(module, module.dense_i.kernel[...], module.dense_h.kernel[...], bias[...])
+        return _elman(module, _kernel(module.dense_i), _kernel(module.dense_h), _bias(module.dense_i))
     _standard(module)
     if isinstance(module, nnx.GRUCell):
-        bias = module.dense_i.bias[...]
-        hidden_size = module.dense_h.kernel.shape[0]
-        b_hn = jnp.zeros(hidden_size, bias.dtype)
-        return _gru(module.dense_i.kernel[...], module.dense_h.kernel[...], bias, b_hn)
+        b = _bias(module.dense_i)
+        b_hn = jnp.zeros(b.shape[0] // 3, b.dtype)
+        return _gru(_kernel(module.dense_i), _kernel(module.dense_h), b, b_hn)
     if isinstance(module, nnx.OptimizedLSTMCell):
-        return _lstm(module.dense_i.kernel[...], module.dense_h.kernel[...], module.dense_h.bias[...])
-    on_x = [module.ii, module.if_, module.ig, module.io]
-    on_h = [module.hi, module.hf, module.hg, module.ho]
-    return _lstm(
-        jnp.concatenate([dense.kernel[...] for dense in on_x], axis=-1),
-        jnp.concatenate([dense.kernel[...] for dense in on_h], axis=-1),
-        jnp.concatenate([dense.bias[...] for dense in on_h], axis=-1),
-    )
+        on_x, on_h = [module.dense_i], [module.dense_h]
+    else:
+        on_x = [module.ii, module.if_, module.ig, module.io]
+        on_h = [module.hi, module.hf, module.hg, module.ho]
+    return _lstm(_kernel(*on_x), _kernel(*on_h), _bias(*on_h))
+
+
+def _kernel(*dense: Any) -> Array:
+    """The kernels of nnx Linears side by side."""
+    return jnp.concatenate([one.kernel[...] for one in dense], axis=-1)
+
+
+def _bias(*dense: Any) -> Array:
+    """The biases of nnx Linears side by side."""
+    return jnp.concatenate([one.bias[...] for one in dense], axis=-1)
 
 
 def _leaf(params: Mapping[str, Any], name: str, field: str) -> Array:

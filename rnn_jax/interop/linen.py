@@ -39,8 +39,8 @@ def from_linen(module: nn.Module, *, example: Callable[[int], jax.ShapeDtypeStru
         ValueError: if `module` is no linen module; from `init`, if it has another collection.
 
     Example:
-        >>> from rnn_jax import gru, layer, serial
-        >>> model = serial(from_linen(nn.Embed(30, 6)), layer(gru(8)), from_linen(nn.Dense(30)))
+        >>> from rnn_jax import layer, lru, serial
+        >>> model = serial(from_linen(nn.Embed(30, 6)), layer(lru(8)), from_linen(nn.Dense(30)))
         >>> params = model.init(jax.random.key(0), 1)
         >>> tokens = jnp.arange(10).reshape(5, 2)
         >>> model.apply(params, tokens, lengths=jnp.array([5, 3]))[1].shape
@@ -82,7 +82,7 @@ def from_linen(module: nn.Module, *, example: Callable[[int], jax.ShapeDtypeStru
         if resets is not None:
             checks.step_mask("resets", resets, xs.shape[0], batch_shape)
         real = real_steps(lengths, mask, xs.shape[0], batch_shape)
-        ys = module.apply({"params": params}, blank(real, xs))
+        ys: Any = module.apply({"params": params}, blank(real, xs))
         if real is not None and ys.shape[: real.ndim] != real.shape:
             raise ValueError(
                 f"`lengths` and `mask` need a module that keeps time and batch {real.shape}, got outputs {ys.shape}"

@@ -111,7 +111,13 @@ def _take(arrays: dict[str, np.ndarray], suffix: str, gates: int) -> _Weights:
     for name, value in found.items():
         if value.shape != expected[name]:
             raise ValueError(f"`weights[{name + suffix!r}]` must have shape {expected[name]}, got {value.shape}")
-    return _Weights(ih=jnp.asarray(ih), hh=jnp.asarray(hh), b_ih=jnp.asarray(b_ih), b_hh=jnp.asarray(b_hh), hr=hr)
+    return _Weights(
+        ih=jnp.asarray(ih),
+        hh=jnp.asarray(hh),
+        b_ih=jnp.asarray(b_ih),
+        b_hh=jnp.asarray(b_hh),
+        hr=None if hr is None else jnp.asarray(hr),
+    )
 
 
 def _convert(weights: _Weights, mode: str) -> tuple[Cell, Params]:
@@ -126,7 +132,6 @@ def _convert(weights: _Weights, mode: str) -> tuple[Cell, Params]:
     if mode == "LSTM":
         if weights.hr is None:
             return lstm(size), LSTMParams(w_x=w_x, w_h=w_h, b=b)
-        projection = jnp.asarray(weights.hr.T)
-        return lstm(size, projection=w_h.shape[0]), LSTMParams(w_x=w_x, w_h=w_h, b=b, w_projection=projection)
+        return lstm(size, projection=w_h.shape[0]), LSTMParams(w_x=w_x, w_h=w_h, b=b, w_projection=weights.hr.T)
     cell = elman(size) if mode == "RNN_TANH" else elman(size, activation=jax.nn.relu)
     return cell, ElmanParams(w_x=w_x, w_h=w_h, b=b)
