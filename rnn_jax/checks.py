@@ -54,8 +54,12 @@ def is_cell(value: Any, name: str = "cell") -> None:
     """Checks that `value` is a `Cell` or a `LinearCell`."""
     if isinstance(value, Cell | LinearCell):
         return
+    if callable(value) and hasattr(value, "__name__") and not isinstance(value, type):
+        got = f"the function {value.__name__}; call it first, such as lstm(256)"
+    else:
+        got = describe(value)
     hint = "; make_cell(name, hidden_size) looks a cell up by name" if isinstance(value, str) else ""
-    raise ValueError(f"`{name}` must be a Cell or a LinearCell, got {describe(value)}{hint}")
+    raise ValueError(f"`{name}` must be a Cell or a LinearCell, got {got}{hint}")
 
 
 def features(name: str, x: Array, size: int) -> None:
@@ -72,6 +76,12 @@ def sequence(name: str, xs: Any) -> None:
         raise ValueError(f"`{name}` must be [T, ..., features] with at least 2 axes, got shape {tuple(xs.shape)}")
     if not jnp.issubdtype(xs.dtype, jnp.floating):
         raise ValueError(f"`{name}` must be floating (embed or cast it first), got {describe(xs)}")
+
+
+def one_step(name: str, x: Array) -> None:
+    """Checks that `x` is a floating array [*batch, features]."""
+    if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be a floating array [*batch, features], got {describe(x)}")
 
 
 def batch_prefix(name: str, shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from rnn_jax.products import layer_norm
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, example_xs
 from rnn_jax.unroll import unroll
 
-C = TypeVar("C", Cell, LinearCell)
+C = TypeVar("C", bound=Cell | LinearCell)
 
 
 def output_size(cell: Cell | LinearCell, params: Params, input_size: int) -> int:

@@ -10,7 +10,7 @@ from rnn_jax.compose import wrap
 from rnn_jax.products import MaskedKernel, align
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, PerStep
 
-C = TypeVar("C", Cell, LinearCell)
+C = TypeVar("C", bound=Cell | LinearCell)
 
 
 class DropoutParams(NamedTuple):

@@ -126,9 +126,9 @@ unit_forget_bias = forget_bias(1.0)
 
 @functools.cache
 def chrono(t_max: float) -> BiasInit:
-    """Memory times spread log-uniformly between 1 and `t_max` steps.
+    """Memory times `1 / (1 - sigmoid(b))` spread uniformly between 2 and `t_max` steps.
 
-    Gates that keep the memory start at `log U[1, t_max - 1]`, gates that overwrite it at minus the same numbers.
+    Gates that keep the memory start at `b = log U[1, t_max - 1]`, gates that overwrite it at minus the same numbers.
 
     Args:
         t_max: the longest dependency expected, in steps; above 2.
@@ -174,7 +174,8 @@ def ring(key: Array, size: int, r_min: float, r_max: float, max_phase: float) ->
     dtype = jnp.zeros(0).dtype
     tiny = jnp.finfo(dtype).tiny ** 0.5
     u = jax.random.uniform(radius_key, (size,), dtype, 1e-6, 1.0)
-    nu_log = jnp.log(-0.5 * jnp.log(u * (r_max**2 - r_min**2) + r_min**2))
+    squared = jnp.minimum(u * (r_max**2 - r_min**2) + r_min**2, 1 - 4 * jnp.finfo(dtype).eps)
+    nu_log = jnp.log(-0.5 * jnp.log(squared))
     theta_log = jnp.log(jnp.maximum(max_phase * jax.random.uniform(phase_key, (size,), dtype), tiny))
     return nu_log, theta_log
 

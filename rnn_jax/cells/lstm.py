@@ -104,8 +104,8 @@ def lstm(
     checks.positive("hidden_size", hidden_size)
     if projection is not None:
         checks.positive("projection", projection)
-    if cell_clip is not None and not cell_clip > 0:
-        raise ValueError(f"`cell_clip` must be above 0, got {cell_clip}")
+    if cell_clip is not None and not (isinstance(cell_clip, int | float) and cell_clip > 0):
+        raise ValueError(f"`cell_clip` must be a number above 0, got {cell_clip!r}")
     gates = LSTMParams.COUPLED_GATES if coupled else LSTMParams.GATES
     output_size = projection or hidden_size
 

@@ -43,7 +43,7 @@ def m_lstm(hidden_size: int, *, num_heads: int = 1, kernel_init: KernelInit = le
         h = sigmoid(x W_o + b_o) (C' q) / max(|n' q|, 1)
 
     for each head, i and f scalars of the head, affine in x; computed with the stabiliser
-    `m' = max(log sigmoid(f) + m, i)` taken out of C and n, which leaves h as it is.
+    `m' = max(log sigmoid(f) + m, i)` taken out of C and n, which leaves h as it is; while n is zero, `m' = i`.
 
     Args:
         hidden_size: H.
@@ -96,8 +96,9 @@ def m_lstm(hidden_size: int, *, num_heads: int = 1, kernel_init: KernelInit = le
         del params
         q, k, v, i, f = (part.astype(carry.m.dtype) for part in z)
         log_f = jax.nn.log_sigmoid(f)
-        m = jnp.maximum(log_f + carry.m, i)
-        keep, write = jnp.exp(log_f + carry.m - m)[..., None], jnp.exp(i - m)[..., None]
+        # An empty memory has no scale yet: its stabiliser must not drown the first write.
+        m = jnp.where((carry.n == 0).all(-1), i, jnp.maximum(log_f + carry.m, i))
+        keep, write = jnp.exp(jnp.minimum(log_f + carry.m - m, 0.0))[..., None], jnp.exp(i - m)[..., None]
         c = keep[..., None] * carry.c + (write * v)[..., :, None] * k[..., None, :]
         n = keep * carry.n + write * k
         # exp(-m) is the 1 of the equations in the scale of the stabiliser; bounded, for its gradient.

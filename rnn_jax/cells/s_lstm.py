@@ -56,7 +56,8 @@ def s_lstm(
         n' = sigmoid(f) n + exp(i)
         h' = sigmoid(o) c' / n'
 
-    computed with the stabiliser `m' = max(log sigmoid(f) + m, i)` taken out of c and n, which leaves h as it is.
+    computed with the stabiliser `m' = max(log sigmoid(f) + m, i)` taken out of c and n, which leaves h as it is; while
+    n is zero, `m' = i`.
 
     Args:
         hidden_size: H.
@@ -107,8 +108,9 @@ def s_lstm(
         )
         i, f, g, o = jnp.split(z.astype(dtype) + hz.reshape(z.shape).astype(dtype), 4, axis=-1)
         log_f = jax.nn.log_sigmoid(f)
-        m = jnp.maximum(log_f + carry.m, i)
-        keep, write = jnp.exp(log_f + carry.m - m), jnp.exp(i - m)
+        # An empty memory has no scale yet: its stabiliser must not drown the first write.
+        m = jnp.where(carry.n == 0, i, jnp.maximum(log_f + carry.m, i))
+        keep, write = jnp.exp(jnp.minimum(log_f + carry.m - m, 0.0)), jnp.exp(i - m)
         c = keep * carry.c + write * jnp.tanh(g)
         n = keep * carry.n + write
         h = jax.nn.sigmoid(o) * c / jnp.maximum(n, jnp.finfo(dtype).tiny)

@@ -119,7 +119,7 @@ def stream_step(cell: Cell | LinearCell, params: Params, carry: Carry, x: Array)
     if isinstance(cell, LinearCell):
         cell = as_cell(cell)
     x = jnp.asarray(x)
-    checks.sequence("x", x[None])
+    checks.one_step("x", x)
     expected = jax.eval_shape(lambda: _initial_carry(cell, params, x))
     checks.carry_like(carry, expected)
     carry = jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), carry, expected)

@@ -9,6 +9,7 @@ import pytest
 from cases import HIDDEN, MAIN, Case, make_params, over
 
 from rnn_jax.cells import CELLS, conv_lstm, gru, lru, lstm, m_lstm, make_cell, mgu, orthogonal_rnn, rg_lru, s5, s_lstm
+from rnn_jax.initializers import orthogonal
 from rnn_jax.types import Cell, LinearCell, keep_params
 
 
@@ -24,6 +25,8 @@ def test_a_cell_built_again_is_the_same_object(name: str) -> None:
 def test_options_make_another_cell_and_the_same_options_the_same_one() -> None:
     assert lstm(4, peephole=True) is lstm(4, peephole=True) is make_cell("lstm", 4, peephole=True)
     assert lstm(4, peephole=True) != lstm(4)
+    assert lstm(4) is lstm(hidden_size=4) is lstm(4, peephole=False)
+    assert gru(4, reset="before", kernel_init=orthogonal) is gru(4, kernel_init=orthogonal, reset="before")
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -57,7 +60,9 @@ def test_unknown_names_come_with_a_suggestion() -> None:
     ("build", "text"),
     [
         (lambda: lstm(4, projection=0), "`projection` must be an integer of at least 1, got int 0"),
-        (lambda: lstm(4, cell_clip=0.0), r"`cell_clip` must be above 0, got 0\.0"),
+        (lambda: lstm(4, cell_clip=0.0), r"`cell_clip` must be a number above 0, got 0\.0"),
+        (lambda: lstm(4, cell_clip="a"), "`cell_clip` must be a number above 0, got 'a'"),
+        (lambda: conv_lstm(4, kernel_size=[3, 3]), r"`kernel_size` of conv_lstm must be hashable, got \[3, 3\]"),
         (lambda: gru(4, reset="befor"), "`reset` must be one of 'after', 'before', got 'befor'; did you mean 'before'"),
         (lambda: lru(4, r_min=0.9, r_max=0.8), r"0 <= r_min < r_max <= 1, got 0\.9 and 0\.8"),
         (lambda: lru(4, r_max=1.5), "0 <= r_min < r_max <= 1"),

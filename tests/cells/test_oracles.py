@@ -57,3 +57,20 @@ def test_every_row_of_the_table_has_an_oracle_and_a_missing_one_says_what_to_add
         pytest.fail.Exception, match=r"'new_cell'.* add a function `new_cell\(p, xs\).*tests/oracles.py"
     ):
         find_oracle("new_cell")
+
+
+@pytest.mark.parametrize("name", ["s_lstm", "m_lstm"])
+def test_the_first_write_into_an_empty_memory_counts_however_faint(name: str, x64: None) -> None:
+    """exp(-100) underflows in float32; the stabiliser must follow it."""
+    (case,) = [case for case in MAIN if case.name == name]
+    params = make_params(case)
+    field = "b" if name == "s_lstm" else "b_gates"
+    bias = getattr(params, field)
+    params = params._replace(**{field: bias.at[: bias.size // (4 if name == "s_lstm" else 2)].set(-100.0)})
+    xs = make_xs(case)
+    expected, _ = by_oracle(case, params, xs)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    ys = run(case.cell, narrow, xs.astype(jnp.float32))[1]
+    np.testing.assert_allclose(ys, expected, rtol=1e-4, atol=1e-6)
+    if name == "s_lstm":
+        assert np.abs(expected[0]).max() > 0.1

@@ -72,7 +72,9 @@ def test_a_carry_that_is_one_array_is_named_as_such() -> None:
 def test_a_name_is_not_a_cell(function: Any) -> None:
     with pytest.raises(ValueError, match=r"`cell` must be a Cell or a LinearCell, got str 'lstm'; make_cell\(name,"):
         function("lstm", PARAMS, XS)
-    with pytest.raises(ValueError, match="`cell` must be a Cell or a LinearCell, got"):
+    with pytest.raises(
+        ValueError, match=r"must be a Cell or a LinearCell, got the function lstm; call it first"
+    ):
         function(lstm, PARAMS, XS)
 
 
@@ -80,7 +82,9 @@ def test_a_step_is_checked_like_a_sequence() -> None:
     carry = CELL.init_carry(PARAMS, (2,))
     with pytest.raises(ValueError, match="`cell` must be a Cell or a LinearCell, got str 'lstm'"):
         stream_step("lstm", PARAMS, carry, XS[0])
-    with pytest.raises(ValueError, match=r"`x` must be floating \(embed or cast it first\)"):
+    with pytest.raises(ValueError, match=r"`x` must be a floating array \[\*batch, features\], got .* of shape \(\)"):
+        stream_step(CELL, PARAMS, carry, 1.0)
+    with pytest.raises(ValueError, match=r"`x` must be a floating array \[\*batch, features\], got int32 of shape"):
         stream_step(CELL, PARAMS, carry, jnp.zeros((2, 3), jnp.int32))
     with pytest.raises(ValueError, match=r"`carry` must have shape \(1, 4\) at \.h, got \(2, 4\)"):
         stream_step(CELL, PARAMS, carry, XS[0, :1])
