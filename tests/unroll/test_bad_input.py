@@ -72,9 +72,7 @@ def test_a_carry_that_is_one_array_is_named_as_such() -> None:
 def test_a_name_is_not_a_cell(function: Any) -> None:
     with pytest.raises(ValueError, match=r"`cell` must be a Cell or a LinearCell, got str 'lstm'; make_cell\(name,"):
         function("lstm", PARAMS, XS)
-    with pytest.raises(
-        ValueError, match=r"must be a Cell or a LinearCell, got the function lstm; call it first"
-    ):
+    with pytest.raises(ValueError, match=r"must be a Cell or a LinearCell, got the function lstm; call it first"):
         function(lstm, PARAMS, XS)
 
 
