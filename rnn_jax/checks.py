@@ -24,6 +24,14 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be an integer of at least 1, got {describe(value)}")
 
 
+def head_size(hidden_size: int, num_heads: Any) -> int:
+    """Checks that `num_heads` divides `hidden_size`, and returns the size of a head."""
+    positive("num_heads", num_heads)
+    if hidden_size % num_heads:
+        raise ValueError(f"`num_heads` must divide hidden_size={hidden_size}, got {num_heads}")
+    return hidden_size // num_heads
+
+
 def fraction(name: str, value: Any) -> None:
     """Checks that `value` is a number in [0, 1)."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparing import close, jit, random_params
 
 from rnn_jax import (
     Associative,
@@ -34,7 +35,6 @@ from rnn_jax import (
 )
 from rnn_jax.cells.lstm import LSTMCarry
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is what takes time
 RNG = np.random.default_rng(17)
 XS = jnp.asarray(RNG.normal(size=(7, 3, 4)), jnp.float32)
 LENGTHS = jnp.array([7, 3, 0])
@@ -44,20 +44,6 @@ STACKS = {
     "linear_between": stack(lru(5), elman(4), rg_lru(3)),
     "nested": stack(stack(gru(5), lru(4)), stack(elman(3), stack(gru(2)))),
 }
-
-
-def random_params(model: Any, input_size: int = 4) -> Any:
-    """Parameters of the right shapes, none of them zero or one, without running an initialiser."""
-    rng = np.random.default_rng(41)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), input_size))
-    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
-
-
-def close(ours: Any, expected: Any) -> None:
-    assert jax.tree.structure(ours) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        scale = max(1.0, float(np.abs(other).max(initial=0.0)))
-        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6 * scale)
 
 
 def one_after_another(cell: Cell, params: Any, xs: Any, carry: Any = None, **options: Any) -> Any:

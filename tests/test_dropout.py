@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparing import close, jit, random_params
 
 from rnn_jax import (
     Associative,
@@ -31,24 +32,9 @@ from rnn_jax import (
 )
 from rnn_jax.products import MaskedKernel
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is what takes time
 RNG = np.random.default_rng(31)
 XS = jnp.asarray(RNG.normal(size=(6, 3, 4)), jnp.float32)
 KEY = jax.random.key(8)
-
-
-def random_params(model: Any, input_size: int = 4) -> Any:
-    """Parameters of the right shapes, none of them zero or one, without running an initialiser."""
-    rng = np.random.default_rng(41)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), input_size))
-    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
-
-
-def close(ours: Any, expected: Any) -> None:
-    assert jax.tree.structure(ours) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        scale = max(1.0, float(np.abs(other).max(initial=0.0)))
-        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6 * scale)
 
 
 def run(cell: Any, params: Any, xs: Any = XS, **options: Any) -> Any:

@@ -1,12 +1,10 @@
 """Layers: both directions and sequences of layers equal what one would write by hand."""
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparing import close, jit, random_params
 
 from rnn_jax import (
     Auto,
@@ -26,7 +24,6 @@ from rnn_jax import (
     with_dropout,
 )
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is what takes time
 RNG = np.random.default_rng(23)
 XS = jnp.asarray(RNG.normal(size=(6, 4, 3)), jnp.float32)
 LENGTHS = np.array([6, 4, 1, 0])
@@ -39,25 +36,11 @@ MERGES = {
 }
 
 
-def random_params(model: Any, input_size: int = 3) -> Any:
-    """Parameters of the right shapes, none of them zero or one, without running an initialiser."""
-    rng = np.random.default_rng(41)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), input_size))
-    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
-
-
-def close(ours: Any, expected: Any) -> None:
-    assert jax.tree.structure(ours) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        scale = max(1.0, float(np.abs(other).max(initial=0.0)))
-        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6 * scale)
-
-
 @pytest.mark.parametrize("merge", MERGES)
 def test_both_directions_on_ragged_lengths_equal_two_unrolls_of_each_row_by_hand(merge):
     cells = gru(5), elman(5)
     model = bidirectional(*cells, merge=merge)
-    params = random_params(model)
+    params = random_params(model, 3)
     carry, ys = jit(lambda p, xs: model.apply(p, xs, lengths=jnp.asarray(LENGTHS)))(params, XS)
     expected = np.zeros(ys.shape, np.float32)
     runs = [jit(lambda p, xs, cell=cell: unroll(cell, p, xs)) for cell in cells]
@@ -73,7 +56,7 @@ def test_both_directions_on_ragged_lengths_equal_two_unrolls_of_each_row_by_hand
 def test_both_directions_take_different_cells_carries_masks_and_resets():
     cells = stack(lru(4), lstm(3)), learned_carry(gru(5))
     model = bidirectional(*cells)
-    params = random_params(model)
+    params = random_params(model, 3)
     mask = jnp.asarray(np.random.default_rng(47).random((6, 4)) < 0.7)
     options = {"mask": mask, "resets": RESETS}
     start = Directions(
@@ -94,7 +77,7 @@ def test_both_directions_take_different_cells_carries_masks_and_resets():
 
 def test_nan_in_the_padding_of_both_directions_harms_neither_values_nor_gradients():
     model = bidirectional(gru(3), gru(3), merge="sum")
-    params = random_params(model)
+    params = random_params(model, 3)
     real = np.arange(6)[:, None, None] < LENGTHS[None, :, None]
     grad = jit(jax.grad(lambda p, xs: (model.apply(p, xs, lengths=jnp.asarray(LENGTHS))[1] ** 2).sum()))
     close(grad(params, jnp.where(real, XS, jnp.nan)), grad(params, jnp.where(real, XS, 0)))
@@ -107,7 +90,7 @@ def test_the_two_directions_start_from_different_keys():
 
 def test_a_layer_is_unroll_in_either_direction():
     cell = stack(gru(4), lru(3))
-    params = random_params(cell)
+    params = random_params(cell, 3)
     options = {"lengths": jnp.asarray(LENGTHS), "resets": RESETS}
     for reverse in (False, True):
         model = layer(cell, reverse=reverse)
@@ -120,7 +103,7 @@ def test_a_layer_is_unroll_in_either_direction():
 def test_layers_in_series_equal_one_call_after_another():
     middle = bidirectional(gru(4), gru(4), merge="mean")
     model = serial(layer(elman(5)), middle, serial(layer(lru(2)), layer(lstm(3), reverse=True)))
-    params = random_params(model)
+    params = random_params(model, 3)
     assert params[1].forward.w_x.shape[0] == 5
     assert params[2][0].b_re.shape[0] == 4
     options = {"lengths": jnp.asarray(LENGTHS), "resets": RESETS}
@@ -139,7 +122,7 @@ def test_layers_in_series_equal_one_call_after_another():
 
 def test_layers_in_series_continue_from_their_final_carry():
     model = serial(layer(gru(4)), layer(lstm(3)))
-    params = random_params(model)
+    params = random_params(model, 3)
     _, whole = jit(model.apply)(params, XS)
     carry, first = jit(model.apply)(params, XS[:4])
     _, second = jit(lambda p, xs, c: model.apply(p, xs, carry=c))(params, XS[4:], carry)
@@ -154,7 +137,7 @@ def test_two_layers_in_series_start_from_different_keys():
 def test_noise_has_the_shape_of_what_each_layer_sees_and_differs_between_them():
     noisy_gru = with_dropout(gru(4), inputs=0.5)
     model = serial(bidirectional(noisy_gru, noisy_gru), layer(noisy_gru), layer(noisy_gru))
-    params = random_params(model)
+    params = random_params(model, 3)
     noisy = jit(lambda key, p: model.perturb(key, p, XS.shape))(jax.random.key(5), params)
     masks = [p.inputs.value for p in (noisy[0].forward, noisy[0].backward, noisy[1], noisy[2])]
     assert [mask.shape[-1] for mask in masks] == [3, 3, 8, 4]
@@ -176,7 +159,7 @@ def test_noise_has_the_shape_of_what_each_layer_sees_and_differs_between_them():
 @pytest.mark.parametrize("merge", ["sum", "mul", "mean"])
 def test_outputs_of_unequal_size_can_only_be_concatenated(merge):
     model = bidirectional(gru(4), lstm(5, projection=2), merge=merge)
-    params = random_params(model)
+    params = random_params(model, 3)
     with pytest.raises(ValueError, match=rf'`merge` "{merge}" needs outputs of equal size, got 4 forward and 2 backw'):
         model.apply(params, XS)
     joined = bidirectional(gru(4), lstm(5, projection=2))
@@ -203,4 +186,4 @@ def test_what_is_no_layer_or_cell_is_refused():
             model.init(0, 3)
     model = bidirectional(gru(3), gru(3))
     with pytest.raises(ValueError, match=r"`carry` must have shape \(4, 3\)"):
-        model.apply(random_params(model), XS, carry=Directions(jnp.zeros((4, 3)), jnp.zeros((4, 2))))
+        model.apply(random_params(model, 3), XS, carry=Directions(jnp.zeros((4, 3)), jnp.zeros((4, 2))))

@@ -61,10 +61,7 @@ def m_lstm(hidden_size: int, *, num_heads: int = 1, kernel_init: KernelInit = le
         Beck et al., xLSTM: extended long short-term memory, 2024, arXiv:2405.04517.
     """
     checks.positive("hidden_size", hidden_size)
-    checks.positive("num_heads", num_heads)
-    if hidden_size % num_heads:
-        raise ValueError(f"`num_heads` must divide hidden_size={hidden_size}, got {num_heads}")
-    head_size = hidden_size // num_heads
+    head_size = checks.head_size(hidden_size, num_heads)
 
     def init(key: Array, input_size: int) -> MLSTMParams:
         qkv_key, gates_key, o_key = jax.random.split(key, 3)

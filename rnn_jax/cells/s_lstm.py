@@ -76,10 +76,7 @@ def s_lstm(
         Beck et al., xLSTM: extended long short-term memory, 2024, arXiv:2405.04517.
     """
     checks.positive("hidden_size", hidden_size)
-    checks.positive("num_heads", num_heads)
-    if hidden_size % num_heads:
-        raise ValueError(f"`num_heads` must divide hidden_size={hidden_size}, got {num_heads}")
-    head_size = hidden_size // num_heads
+    head_size = checks.head_size(hidden_size, num_heads)
 
     def init(key: Array, input_size: int) -> SLSTMParams:
         x_key, h_key, b_key = jax.random.split(key, 3)
