@@ -29,30 +29,22 @@ opening of a held-out piece; learning curves; the best parameters; report.md.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
 from experiments.claims import at_most
 from experiments.cli import main
-from rnn_jax import Cell, make_cell, stack, stream_step, tree, unroll, with_dropout
-from rnn_jax.data import audio
+from rnn_jax import make_cell, stack, tree, with_dropout
+from rnn_jax.data.audio import synthesize, write_midi, write_wav
 from rnn_jax.data.batching import Batch
-from rnn_jax.data.pieces import (
-    PieceSet,
-    chorale_pieces,
-    heard,
-    make_clock,
-    roll_pieces,
-    training_batches,
-    whole_batch,
-)
-from rnn_jax.frames import FrameModel, repeat_nll, roll_frames, unigram_nll, voice_frames
-from rnn_jax.metrics import Mean, mean_value, tally
+from rnn_jax.data.pieces import PieceSet, chorale_pieces, heard, make_clock, roll_pieces, training_batches, whole_batch
+from rnn_jax.frames import roll_frames, voice_frames
+from rnn_jax.metrics import mean_value, tally
+from rnn_jax.music import MusicModel, MusicParams, compose, init_music, log_likelihood, music_baselines, music_nll
 from rnn_jax.plotting import learning_curves, piano_roll, save
 from rnn_jax.report import write_report
 from rnn_jax.training import Validation, create_state, describe_fit, fit, make_evaluate, make_train_step, run_logger
@@ -99,96 +91,16 @@ class Config:
 SMOKE = Config(hidden_size=8, num_layers=1, num_steps=4, eval_every=2, window=32, bars=4, opening_bars=1)
 
 
-class Params(NamedTuple):
-    """All that is trained."""
-
-    rnn: Any
-    head: Any
-
-
-class Model(NamedTuple):
-    """The recurrent part, and how frames enter and leave it."""
-
-    cell: Cell
-    frames: FrameModel
-
-    def features(self, before: jax.Array, clock: jax.Array) -> jax.Array:
-        """What the cell reads: the frame before, and the clock of the step to predict."""
-        return jnp.concatenate([self.frames.encode(before), clock], axis=-1)
-
-
-def log_likelihood(
-    model: Model, params: Params, batch: Batch, keep: jax.Array | float = 1.0
-) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of every frame given all before it, and which frames are real: both [T, B]."""
-    piece: Any = batch.data
-    xs = model.features(piece.before, piece.clock)
-    _, ys = unroll(model.cell, params.rnn, xs, lengths=jnp.asarray(batch.lengths))
-    features = jnp.concatenate([ys * keep, xs], -1)
-    log_p = model.frames.head.log_prob(params.head, features, model.frames.tokens(piece.frames))
-    return log_p, jnp.arange(len(log_p))[:, None] < batch.lengths
-
-
-def loss_fn(config: Config, model: Model, params: Params, batch: Batch, *, key: jax.Array, step: jax.Array) -> Any:
+def loss_fn(
+    model: MusicModel, dropout: float, params: MusicParams, batch: Batch, *, key: jax.Array, step: jax.Array
+) -> Any:
     """Mean negative log-likelihood of a frame, with this step's dropout masks drawn in."""
-    rnn_key, keep_key = jax.random.split(key)
-    shape = jax.eval_shape(model.features, batch.data.before, batch.data.clock).shape
-    noisy = params._replace(rnn=model.cell.perturb(rnn_key, params.rnn, shape))
-    keep = jax.random.bernoulli(keep_key, 1 - config.dropout, (1, shape[1], config.hidden_size))
-    log_p, real = log_likelihood(model, noisy, batch, keep.astype(jnp.float32) / (1 - config.dropout))
+    log_p, real = log_likelihood(model, params, batch, key=key, dropout=dropout)
     nll = tally(-log_p, real.astype(log_p.dtype))
     return mean_value(nll), {"nll": nll}
 
 
-def nll_metrics(model: Model, params: Params, batch: Batch) -> dict[str, Mean]:
-    """What is published: the first frame is not counted."""
-    log_p, real = log_likelihood(model, params, batch)
-    return {"nll": tally(-log_p, (real & batch.data.counted).astype(log_p.dtype))}
-
-
-@partial(jax.jit, static_argnums=0)
-def compose(
-    model: Model,
-    params: Params,
-    key: jax.Array,
-    script: jax.Array,
-    num_given: int,
-    clock: jax.Array,
-    temperature: float,
-) -> jax.Array:
-    """Plays the first `num_given` frames of the script [T, F], then samples frame by frame: [T, F]."""
-
-    def step(state: Any, inputs: Any) -> Any:
-        carry, before = state
-        t, tick, scripted = inputs
-        x = model.features(before, tick)
-        carry, y = stream_step(model.cell, params.rnn, carry, x)
-        step_key = jax.random.fold_in(key, t)
-        tokens = model.frames.head.sample(params.head, step_key, jnp.concatenate([y, x]), temperature)
-        frame = jnp.where(t < num_given, scripted, model.frames.advance(before, tokens))
-        return (carry, frame), frame
-
-    start = (model.cell.init_carry(params.rnn), jnp.zeros(model.frames.frame_size, jnp.int32))
-    return jax.lax.scan(step, start, (jnp.arange(len(clock)), clock, script))[1]
-
-
-def baselines(frames: FrameModel, pieces: PieceSet, split: str) -> dict[str, float]:
-    """Nats per frame of the two baselines on a split."""
-
-    def pair(name: str) -> tuple[np.ndarray, np.ndarray]:
-        before, after, _, counted = (np.concatenate(leaf) for leaf in zip(*getattr(pieces.splits, name), strict=True))
-        tokens, repeats = frames.tokens(jnp.asarray(after)), frames.tokens(frames.sustain(jnp.asarray(before)))
-        return np.asarray(tokens)[counted], np.asarray(repeats)[counted]
-
-    train, part = pair("train"), pair(split)
-    num_classes = 1 + max(int(tokens.max()) for tokens, _ in (train, part))
-    return {
-        "unigram": unigram_nll(train[0], part[0], num_classes),
-        "repeat": repeat_nll(train, part, num_classes),
-    }
-
-
-def build(config: Config) -> tuple[Model, PieceSet]:
+def build(config: Config) -> tuple[MusicModel, PieceSet]:
     """The data set and the model for it."""
     if config.dataset == "jsb":
         pieces = roll_pieces("jsb")
@@ -200,21 +112,11 @@ def build(config: Config) -> tuple[Model, PieceSet]:
         with_dropout(make_cell(config.cell, config.hidden_size), variational=config.dropout if index else 0.0)
         for index in range(config.num_layers)
     ]
-    return Model(stack(*layers), frames), pieces
-
-
-def init_params(model: Model, pieces: PieceSet, key: jax.Array) -> Params:
-    """Initial parameters for frames and clock of this data set."""
-    rnn_key, head_key = jax.random.split(key)
-    piece: Any = pieces.splits.train[0]
-    size = model.features(piece.before, piece.clock).shape[-1]
-    rnn = model.cell.init(rnn_key, size)
-    ys = jax.eval_shape(lambda: unroll(model.cell, rnn, jnp.zeros((1, size)))[1])
-    return Params(rnn=rnn, head=model.frames.head.init(head_key, ys.shape[-1] + size))
+    return MusicModel(stack(*layers), frames), pieces
 
 
 def write_music(
-    config: Config, run_dir: Path, model: Model, params: Params, pieces: PieceSet
+    config: Config, run_dir: Path, model: MusicModel, params: MusicParams, pieces: PieceSet
 ) -> tuple[dict[str, Path], dict[str, Path]]:
     """Composes a new piece and continues a held-out one: pictures and sound files by caption."""
     per_bar = 4 * pieces.steps_per_beat
@@ -231,17 +133,18 @@ def write_music(
         "continued": ("A held-out opening (shaded), continued", clocks[0], opening, len(held_out.frames)),
         "original": ("The held-out piece itself", clocks[0], steps, len(held_out.frames)),
     }
+    play = jax.jit(partial(compose, model, params))
     figures, files = {}, {}
     for index, (name, (caption, clock, given, length)) in enumerate(jobs.items()):
         key = jax.random.fold_in(jax.random.key(config.seed), index)
-        frames = compose(model, params, key, script, given, clock, config.temperature)
+        frames = play(key, script, given, clock, config.temperature)
         picture, notes = heard(pieces, np.asarray(frames)[:length])
         shaded = opening if name == "continued" else 0
         ax = piano_roll(picture, steps_per_beat=pieces.steps_per_beat, title=caption, prefix_steps=shaded)
         figures[caption] = save(ax.figure, run_dir / "figures" / f"{name}.png")
-        audio.write_midi(run_dir / f"{name}.mid", notes, steps_per_beat=pieces.steps_per_beat)
-        sound = audio.synthesize(notes, steps_per_beat=pieces.steps_per_beat)
-        audio.write_wav(run_dir / f"{name}.wav", sound)
+        write_midi(run_dir / f"{name}.mid", notes, steps_per_beat=pieces.steps_per_beat)
+        sound = synthesize(notes, steps_per_beat=pieces.steps_per_beat)
+        write_wav(run_dir / f"{name}.wav", sound)
         files |= {f"{caption}: sound": run_dir / f"{name}.wav", f"{caption}: MIDI": run_dir / f"{name}.mid"}
     return figures, files
 
@@ -250,15 +153,15 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
     """Trains, judges and composes."""
     model, pieces = build(config)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    params = init_params(model, pieces, init_key)
+    params = init_music(model, init_key, pieces.splits.train[0].clock.shape[1])
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.01)
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
-    evaluate = make_evaluate(partial(nll_metrics, model))
+    evaluate = make_evaluate(lambda params, batch: {"nll": music_nll(model, params, batch)})
     splits = {"valid": whole_batch(pieces.splits.valid), "test": whole_batch(pieces.splits.test)}
     with run_logger(run_dir) as log:
         best, info = fit(
             create_state(params, tx, train_key),
-            make_train_step(partial(loss_fn, config, model), tx),
+            make_train_step(partial(loss_fn, model, config.dropout), tx),
             training_batches(pieces, config.batch_size, config.window, config.seed),
             num_steps=config.num_steps,
             validation=Validation(lambda p: evaluate(p, [splits["valid"]]), config.eval_every, "nll"),
@@ -268,7 +171,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((run_dir / "params").resolve(), best.params)
     metrics: dict[str, float] = {}
-    floors = {split: baselines(model.frames, pieces, split) for split in splits}
+    floors = {split: music_baselines(model.frames, pieces, split) for split in splits}
     rows = []
     for split, batch in splits.items():
         nll = evaluate(best.params, [batch])["nll"]
