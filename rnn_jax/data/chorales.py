@@ -4,18 +4,22 @@
 rolls are; `embedded/README.md` states source, rules and licence.
 """
 
+import hashlib
 import importlib.resources
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from rnn_jax.data.fetch import DamagedFileError
 from rnn_jax.data.splits import Splits
 
 __all__ = ["VOICES", "Chorale", "load_chorales", "transpose", "voice_ranges"]
 
 VOICES = ("soprano", "alto", "tenor", "bass")
 _STORED_PER_BEAT = 4  # the grid of the embedded file: sixteenth notes
+_SHA256 = "67f972121724112514eb7692443ea29983e65dfa4b29ad32cb4fa76387ecc432"
 
 
 class Chorale(NamedTuple):
@@ -52,6 +56,7 @@ def load_chorales(steps_per_beat: int = 2) -> Splits[Chorale]:
 
     Raises:
         ValueError: if `steps_per_beat` is none of the three.
+        DamagedFileError: if the file in the package is missing or is not the one that was shipped.
 
     Example:
         >>> train, valid, test = load_chorales(steps_per_beat=2)
@@ -66,8 +71,7 @@ def load_chorales(steps_per_beat: int = 2) -> Splits[Chorale]:
     """
     if steps_per_beat not in (1, 2, _STORED_PER_BEAT):
         raise ValueError(f"`steps_per_beat` must be 1, 2 or 4, got {steps_per_beat!r}")
-    path = importlib.resources.files("rnn_jax.data") / "embedded" / "bach_chorales.npz"
-    with path.open("rb") as file, np.load(file) as archive:
+    with np.load(io.BytesIO(_embedded())) as archive:
         stored = dict(archive)
     splits: tuple[list[Chorale], ...] = ([], [], [])
     for piece, split in enumerate(stored["split"]):
@@ -84,6 +88,19 @@ def load_chorales(steps_per_beat: int = 2) -> Splits[Chorale]:
         )
         splits[split].append(_every(chorale, _STORED_PER_BEAT // steps_per_beat))
     return Splits(*(tuple(chorales) for chorales in splits))
+
+
+def _embedded() -> bytes:
+    """The file in the package, verified."""
+    path = importlib.resources.files("rnn_jax.data") / "embedded" / "bach_chorales.npz"
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != _SHA256:
+        state = "damaged" if content else "missing"
+        raise DamagedFileError(
+            f"{path} is {state}: expected SHA-256 {_SHA256}. Remedy: install rnn_jax again, or restore the file from "
+            "the repository."
+        )
+    return content
 
 
 def _every(chorale: Chorale, stride: int) -> Chorale:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from rnn_jax.data import Chorale, fetch, load_chorales, transpose, voice_ranges
+from rnn_jax.data import Chorale, DamagedFileError, fetch, load_chorales, transpose, voice_ranges
 from rnn_jax.data.chorales import _every
 
 
@@ -174,3 +174,14 @@ def test_pieces_agree_with_the_official_piano_rolls():
             frames += len(chorale.pitches)
     assert compared == 222
     assert equal / frames > 0.94
+
+
+@pytest.mark.parametrize(("change", "state"), [(lambda file: file.write_bytes(b"PK"), "damaged"), (None, "missing")])
+def test_a_damaged_or_missing_file_is_named_with_the_remedy(tmp_path, monkeypatch, change, state) -> None:
+    folder = tmp_path / "embedded"
+    folder.mkdir()
+    if change is not None:
+        change(folder / "bach_chorales.npz")
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    with pytest.raises(DamagedFileError, match=rf"bach_chorales.npz is {state}: .* Remedy: install rnn_jax again"):
+        load_chorales()
