@@ -17,7 +17,7 @@ occurs, `repeat` plays the last frame again with fitted confidence.
     python -m experiments.bach_chorales                  # at most 3 minutes on 2 cores
     python -m experiments.bach_chorales --cell lstm --num-layers 2 --temperature 0.8
 
-The benchmark wants more steps, more dropout and whole pieces, about 5 minutes (85,000 parameters):
+The benchmark wants more steps, more dropout and whole pieces, about 6 minutes (128,732 parameters):
 
     python -m experiments.bach_chorales --dataset jsb --hidden-size 150 --dropout 0.5 \
         --window 160 --batch-size 20 --num-steps 2000 --max-seconds 1200
