@@ -150,3 +150,13 @@ def test_linear_cells_start_with_the_spectra_of_their_papers() -> None:
     assert 0.01 <= np.exp(params.log_step).min()
     assert np.exp(params.log_step).max() <= 0.2001
     np.testing.assert_allclose(params.lambda_re, -0.5, atol=1e-5)
+
+
+@over(MAIN)
+def test_many_seeds_at_once_give_the_parameters_of_each(case: Case, x64: None) -> None:
+    keys = jax.random.split(jax.random.key(4), 2)
+    together = jax.jit(lambda k: jax.vmap(lambda one: case.cell.init(one, 3))(k))(keys)
+    alone = jax.jit(lambda k: case.cell.init(k, 3))(keys[1])
+    for many, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        assert one.dtype == jnp.float64
+        np.testing.assert_allclose(many[1], one, rtol=1e-9, atol=1e-12)
