@@ -80,7 +80,8 @@ def init_report(cell: Cell | LinearCell, params: Params, *, xs: Array | None = N
 
     Notes:
         Memory time is `-1 / log |eigenvalue|`. The eigenvalues at one point say nothing of transient growth, for which
-        compare `norm` with `radius`.
+        compare `norm` with `radius`. The carry is taken as it is: that of `s_lstm` and `m_lstm` is divided by its
+        stabiliser, into which decay goes first, so their memory times come out too long.
     """
     checks.is_cell(cell)
     if xs is None:
