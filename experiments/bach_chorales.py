@@ -41,8 +41,8 @@ from experiments.claims import at_most
 from experiments.cli import main
 from rnn_jax import make_cell, stack, tree, with_dropout
 from rnn_jax.data.audio import synthesize, write_midi, write_wav
-from rnn_jax.data.batching import Batch
-from rnn_jax.data.pieces import PieceSet, chorale_pieces, heard, make_clock, roll_pieces, training_batches, whole_batch
+from rnn_jax.data.batching import Batch, pad
+from rnn_jax.data.pieces import PieceSet, chorale_pieces, heard, make_clock, roll_pieces, training_batches
 from rnn_jax.frames import roll_frames, voice_frames
 from rnn_jax.metrics import mean_value, tally
 from rnn_jax.music import MusicModel, MusicParams, compose, init_music, log_likelihood, music_baselines, music_nll
@@ -158,7 +158,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.01)
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
     evaluate = make_evaluate(lambda params, batch: {"nll": music_nll(model, params, batch)})
-    splits = {"valid": whole_batch(pieces.splits.valid), "test": whole_batch(pieces.splits.test)}
+    splits = {"valid": pad(pieces.splits.valid), "test": pad(pieces.splits.test)}
     with run_logger(run_dir) as log:
         best, info = fit(
             create_state(params, tx, train_key),

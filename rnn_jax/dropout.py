@@ -205,6 +205,8 @@ def _kernels(params: Params) -> list[Array]:
 def _map_kernels(change: Any, params: Params, key: Array) -> Params:
     """Applies `change(key, kernel)` to every recurrent kernel, each with a key of its own."""
     flat, structure = jax.tree.flatten_with_path(params)
+    if not any(_is_kernel(path) for path, _ in flat):
+        raise ValueError("`recurrent` and `weights` find the kernel masked already; give all rates to one with_dropout")
     leaves = [
         change(jax.random.fold_in(key, index), leaf) if _is_kernel(path) else leaf
         for index, (path, leaf) in enumerate(flat)

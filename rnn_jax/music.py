@@ -13,6 +13,7 @@ from rnn_jax.frames import FrameModel, repeat_nll, unigram_nll
 from rnn_jax.metrics import Mean, tally
 from rnn_jax.types import Array, Cell
 from rnn_jax.unroll import stream_step, unroll
+from rnn_jax.unroll.borders import real_steps
 
 
 class MusicParams(NamedTuple):
@@ -83,7 +84,8 @@ def log_likelihood(
         keep = jax.random.bernoulli(keys[1], 1 - dropout, (1, *ys.shape[1:]))
         ys = ys * keep.astype(ys.dtype) / (1 - dropout)
     log_p = model.frames.head.log_prob(params.head, jnp.concatenate([ys, xs], -1), model.frames.tokens(piece.frames))
-    return log_p, jnp.arange(len(log_p))[:, None] < lengths[None]
+    real: Any = real_steps(lengths, None, len(log_p), log_p.shape[1:])
+    return log_p, real
 
 
 def music_nll(model: MusicModel, params: MusicParams, batch: Batch) -> Mean:
@@ -127,18 +129,19 @@ def compose(
         [T, F] int32.
     """
     script = jnp.asarray(script, jnp.int32)
+    rnn = model.cell.prepare(params.rnn)
 
     def step(state: Any, inputs: Any) -> Any:
         carry, before = state
         t, tick, scripted = inputs
         x = features(model, before, tick)
-        carry, y = stream_step(model.cell, params.rnn, carry, x)
+        carry, y = stream_step(model.cell, rnn, carry, x)
         step_key = jax.random.fold_in(key, t)
         tokens = model.frames.head.sample(params.head, step_key, jnp.concatenate([y, x]), temperature)
         frame = jnp.where(t < num_given, scripted, model.frames.advance(before, tokens))
         return (carry, frame), frame
 
-    start = (model.cell.init_carry(params.rnn), jnp.zeros(model.frames.frame_size, jnp.int32))
+    start = (model.cell.init_carry(rnn), jnp.zeros(model.frames.frame_size, jnp.int32))
     return jax.lax.scan(step, start, (jnp.arange(len(script)), jnp.asarray(clock), script))[1]
 
 

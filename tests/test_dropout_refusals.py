@@ -46,3 +46,11 @@ def test_other_mistakes_are_refused():
         ValueError, match=r"`params` were perturbed for 4 steps, but xs has T=6; call cell.perturb with"
     ):
         jax.eval_shape(lambda: unroll(cell, cell.perturb(KEY, cell.init(KEY, 4), (4, 3, 4)), XS))
+
+
+@pytest.mark.parametrize("rate", ["recurrent", "weights"])
+def test_a_kernel_that_is_masked_already_is_not_passed_over_silently(rate):
+    cell = with_dropout(with_dropout(gru(3), recurrent=0.5), **{rate: 0.5})
+    params = cell.init(KEY, 4)
+    with pytest.raises(ValueError, match="find the kernel masked already; give all rates to one with_dropout"):
+        cell.perturb(KEY, params, XS.shape)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import gru, lru, stack, stream_step, with_dropout
-from rnn_jax.data.pieces import CLOCK_SIZE, chorale_pieces, make_clock, whole_batch
+from rnn_jax import antisymmetric, gru, lru, stack, stream_step, with_dropout
+from rnn_jax.data.batching import pad
+from rnn_jax.data.pieces import CLOCK_SIZE, chorale_pieces, make_clock
 from rnn_jax.frames import voice_frames
 from rnn_jax.music import MusicModel, compose, features, init_music, log_likelihood, music_baselines, music_nll
 
@@ -17,7 +18,7 @@ MODEL = MusicModel(
     cell=stack(gru(6), with_dropout(lru(5), variational=0.4)), frames=voice_frames(4, PIECES.num_pitches, 7)
 )
 PARAMS = init_music(MODEL, jax.random.key(0), CLOCK_SIZE)
-TWO = whole_batch(
+TWO = pad(
     [
         piece._replace(**{f: v[:n] for f, v in piece._asdict().items()})
         for piece, n in zip(PIECES.splits.valid[:2], (12, 9), strict=True)
@@ -89,3 +90,19 @@ def test_the_baselines_of_the_chorales_are_these() -> None:
     assert floor["repeat"] == pytest.approx(8.486, abs=0.001)
     with pytest.raises(ValueError, match="`split` must be one of 'train', 'valid', 'test', got 'tests'; did you mean"):
         music_baselines(MODEL.frames, PIECES, "tests")
+
+
+def test_work_on_the_parameters_alone_is_done_before_the_loop() -> None:
+    inner = antisymmetric(5)
+
+    def step(params, carry, z):
+        assert params.w_h is not None, "the parameters were not prepared"
+        return inner.step(params, carry, z)
+
+    model = MODEL._replace(cell=inner._replace(step=step))
+    params = init_music(model, jax.random.key(0), 0)
+    frames = compose(model, params, jax.random.key(1), np.zeros((4, 8)), 0, np.zeros((4, 0), np.float32))
+    same = compose(
+        MODEL._replace(cell=inner), params, jax.random.key(1), np.zeros((4, 8)), 0, np.zeros((4, 0), np.float32)
+    )
+    np.testing.assert_array_equal(frames, same)

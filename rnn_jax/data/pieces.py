@@ -1,6 +1,6 @@
 """Pieces of music as training examples: the frame before, the frame, and what is known of the step beforehand."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ __all__ = [
     "make_clock",
     "roll_pieces",
     "training_batches",
-    "whole_batch",
 ]
 
 _LONGEST_BAR = 12
@@ -176,18 +175,6 @@ def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) 
                 cut.append(Piece(*(leaf[start : start + window] for leaf in moved)))
             yield pad(cut, window)
         epoch += 1
-
-
-def whole_batch(pieces: Sequence[Piece]) -> Batch:
-    """All pieces of a split side by side, padded to the longest.
-
-    Args:
-        pieces: B pieces.
-
-    Returns:
-        A batch whose data is a `Piece` of arrays [T, B, ...].
-    """
-    return pad(list(pieces))
 
 
 def _piece(frames: np.ndarray, clock: np.ndarray) -> Piece:

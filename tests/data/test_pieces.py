@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from rnn_jax.data.batching import pad
 from rnn_jax.data.chorales import load_chorales, transpose, voice_ranges
 from rnn_jax.data.pieces import (
     CLOCK_SIZE,
@@ -13,7 +14,6 @@ from rnn_jax.data.pieces import (
     make_clock,
     roll_pieces,
     training_batches,
-    whole_batch,
 )
 
 
@@ -86,8 +86,8 @@ def test_batches_are_a_pure_function_of_the_seed(pieces) -> None:
         assert (one != other).any()
 
 
-def test_a_whole_batch_holds_every_piece_once(pieces) -> None:
-    batch = whole_batch(pieces.splits.valid)
+def test_a_padded_split_holds_every_piece_once(pieces) -> None:
+    batch = pad(pieces.splits.valid)
     assert batch.lengths.tolist() == [len(piece.frames) for piece in pieces.splits.valid]
     for b, piece in enumerate(pieces.splits.valid):
         np.testing.assert_array_equal(batch.data.frames[: len(piece.frames), b], piece.frames)
