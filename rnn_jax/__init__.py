@@ -7,11 +7,21 @@
 Cells are NamedTuples of pure functions; `unroll` runs any of them with any strategy. See `rnn_jax.types`.
 """
 
-from rnn_jax import initializers
+from rnn_jax import forcing, initializers
 from rnn_jax.cells import *  # noqa: F403 - every cell of the table
 from rnn_jax.cells import CELLS, make_cell
-from rnn_jax.compose import learned_carry, output_size, residual, stack, with_layer_norm
+from rnn_jax.compose import dense, learned_carry, output_size, residual, stack, with_layer_norm
 from rnn_jax.dropout import with_dropout
+from rnn_jax.forcing import (
+    forced_carry_inputs,
+    forced_unroll,
+    forcing_mask,
+    forcing_schedule,
+    mix_carry,
+    parallel_forced_unroll,
+    sparse_forcing_mask,
+    with_forced_carry,
+)
 from rnn_jax.init_report import init_report
 from rnn_jax.layers import Directions, bidirectional, layer, serial
 from rnn_jax.types import Cell, Layer, LinearCell, PerStep, as_cell
@@ -33,18 +43,28 @@ __all__ = [
     "Scan",
     "as_cell",
     "bidirectional",
+    "dense",
+    "forced_carry_inputs",
+    "forced_unroll",
+    "forcing",
+    "forcing_mask",
+    "forcing_schedule",
     "init_report",
     "initializers",
     "layer",
     "learned_carry",
     "make_cell",
+    "mix_carry",
     "output_size",
+    "parallel_forced_unroll",
     "residual",
     "serial",
+    "sparse_forcing_mask",
     "stack",
     "stream_step",
     "unroll",
     "unroll_carries",
     "with_dropout",
+    "with_forced_carry",
     "with_layer_norm",
 ]

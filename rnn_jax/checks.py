@@ -18,10 +18,10 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"
 
 
-def positive(name: str, value: Any) -> None:
-    """Checks that `value` is an integer of at least 1."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1, got {describe(value)}")
+def positive(name: str, value: Any, least: int = 1) -> None:
+    """Checks that `value` is an integer of at least 1, or of at least `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {describe(value)}")
 
 
 def head_size(hidden_size: int, num_heads: Any) -> int:

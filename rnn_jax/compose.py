@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks, tree
-from rnn_jax.initializers import normal
-from rnn_jax.products import layer_norm
+from rnn_jax.cells._constructor import constructor
+from rnn_jax.initializers import KernelInit, lecun_normal, normal
+from rnn_jax.products import affine, layer_norm
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, example_xs
 from rnn_jax.unroll import unroll
 
@@ -133,6 +134,48 @@ def residual(cell: C) -> C:
         return xs + cell.readout(params, hs, xs)
 
     return cell._replace(init=init, readout=readout)
+
+
+class DenseParams(NamedTuple):
+    """Parameters of `dense`."""
+
+    w: Array  # [I, O]
+    b: Array  # [O]
+
+
+@constructor
+def dense(output_size: int, *, kernel_init: KernelInit = lecun_normal) -> Cell:
+    """A layer without memory, `y = x W + b`: the top of a `stack` that gives logits or vectors.
+
+    Args:
+        output_size: O.
+        kernel_init: initialiser of W.
+
+    Returns:
+        A cell whose carry is `()`. `unroll` computes all its steps at once.
+
+    Example:
+        >>> from rnn_jax import gru
+        >>> cell = stack(gru(8), dense(5))
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> unroll(cell, params, jnp.zeros((4, 2, 3)))[1].shape
+        (4, 2, 5)
+    """
+    checks.positive("output_size", output_size)
+
+    def init(key: Array, input_size: int) -> DenseParams:
+        return DenseParams(w=kernel_init(key, (input_size, output_size)), b=jnp.zeros(output_size))
+
+    def init_carry(params: DenseParams, batch_shape: tuple[int, ...] = ()) -> tuple[()]:
+        return ()
+
+    def project(params: DenseParams, xs: Array) -> Array:
+        return affine(xs, params.w, params.b)
+
+    def step(params: DenseParams, carry: tuple[()], z: Array) -> tuple[tuple[()], Array]:
+        return carry, z
+
+    return Cell(init=init, init_carry=init_carry, step=step, project=project)
 
 
 class LayerNormParams(NamedTuple):

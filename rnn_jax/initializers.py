@@ -56,6 +56,8 @@ def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
 
 def lecun_normal(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
     """Truncated normal with variance 1 / fan-in: the default of input kernels."""
+    if 0 in shape:  # a cell without inputs
+        return jnp.zeros(shape, dtype)
     return jax.nn.initializers.lecun_normal()(key, shape, dtype)
 
 

@@ -16,7 +16,7 @@ def constructor(build: Callable[P, C]) -> Callable[P, C]:
     """Makes a function that builds a cell cached, so that a rebuilt cell is the same static argument of `jit`.
 
     However the arguments are written (by position, by keyword, a default spelled out), equal ones give the same
-    object. The `init` of the cell checks its arguments first: a PRNG key and an `input_size` of at least 1.
+    object. The `init` of the cell checks its arguments first: a PRNG key and an `input_size` (0 for a cell that runs by itself).
     """
     signature = inspect.signature(build)
 
@@ -28,7 +28,7 @@ def constructor(build: Callable[P, C]) -> Callable[P, C]:
 
         def init(key: Array, input_size: int) -> Params:
             checks.prng_key(key)
-            checks.positive("input_size", input_size)
+            checks.positive("input_size", input_size, least=0)
             return inner(key, input_size)
 
         return cell._replace(init=init)
