@@ -1,71 +1,18 @@
-"""Pictures of arrays: piano rolls and learning curves.
-
-Functions take arrays and an optional `ax` and return the `Axes`; without `ax` they make a
-`Figure` of their own. Nothing touches matplotlib's global state, so they work the same in a
-script, a notebook, a test and a thread, with or without a display. Nothing here knows a model.
-"""
-
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+"""Notes over time."""
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-__all__ = ["PALETTE", "learning_curves", "new_axes", "piano_roll", "save"]
+from rnn_jax.plotting.style import INK, PALETTE, finish, legend_above, new_axes
 
-PALETTE = ("#C7365F", "#DB8A00", "#0B8A7E", "#2D5DA8", "#7A4FA3", "#6B7480")
-"""Rose, amber, teal, blue, violet, slate: told apart in grey and by colour-blind eyes."""
-
-INK, FAINT, PAPER = "#22303C", "#D5DBE1", "#FFFFFF"
 LOWEST_KEY, NUM_KEYS = 21, 88  # a piano: MIDI 21 (A0) to 108 (C8)
 NOTE_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
 BLACK_KEYS = frozenset({1, 3, 6, 8, 10})
 LABELLED_KEYS = frozenset({0, 4, 7})  # C, E, G
 CHOIR = ("soprano", "alto", "tenor", "bass")
-
-
-def new_axes(size: tuple[float, float] = (8.0, 4.0)) -> Axes:
-    """Makes a figure with one pair of axes in the house style.
-
-    Args:
-      size: width and height in inches.
-
-    Returns:
-      the axes; `ax.figure` is the figure.
-
-    Example:
-      >>> [float(length) for length in new_axes((6.0, 3.0)).figure.get_size_inches()]
-      [6.0, 3.0]
-    """
-    return Figure(figsize=size, layout="constrained", facecolor=PAPER).subplots()
-
-
-def save(figure: Any, path: str | Path) -> Path:
-    """Writes a figure to a file; the suffix chooses the format.
-
-    Args:
-      figure: a matplotlib figure, for example `ax.figure`.
-      path: the file; missing directories are made.
-
-    Returns:
-      the path.
-
-    Example:
-      >>> import tempfile
-      >>> ax = learning_curves([{"step": 1, "train/nll": 9.0}], "nll")
-      >>> save(ax.figure, Path(tempfile.mkdtemp()) / "figures" / "curve.png").name
-      'curve.png'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
 
 
 def piano_roll(
@@ -139,65 +86,8 @@ def piano_roll(
     if not is_roll:
         _voice_legend(ax, len(voices))
     ax.set(xlim=(0, num_steps), ylim=(low - 0.5, high + 0.5))
-    _finish(ax, title)
+    finish(ax, title)
     ax.set_xlabel("bar")
-    return ax
-
-
-def learning_curves(
-    history: Sequence[Mapping[str, Any]],
-    metric: str,
-    *,
-    baselines: Mapping[str, float] | None = None,
-    ax: Axes | None = None,
-    title: str = "",
-) -> Axes:
-    """Draws a metric over training steps, with known numbers as dashed lines.
-
-    The last part of training is what one looks at, so the vertical axis covers the baselines and
-    the curves after their first tenth; what sticks out above is cut off.
-
-    Args:
-      history: rows with `step` and numbers `train/METRIC` and `valid/METRIC`, each in some rows:
-        `FitInfo.history`, or what `read_metrics` returns.
-      metric: the name without prefix.
-      baselines: `{label: value}`, for example a published result; drawn as labelled lines.
-      ax: where to draw; a new figure if None.
-      title: text above the picture.
-
-    Returns:
-      the axes.
-
-    Raises:
-      ValueError: no row has the metric.
-
-    Example:
-      >>> history = [{"step": 10, "train/nll": 9.5}, {"step": 20, "train/nll": 9.0}]
-      >>> ax = learning_curves(history, "nll", baselines={"GRU, Chung et al. 2014": 8.54})
-      >>> [line.get_label() for line in ax.get_lines()][:1]
-      ['training']
-    """
-    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for prefix, label in (("train", "training"), ("valid", "validation")):
-        column = f"{prefix}/{metric}"
-        points = [(row["step"], row[column]) for row in history if column in row]
-        if points:
-            curves[label] = (np.array([p[0] for p in points]), np.array([p[1] for p in points]))
-    if not curves:
-        raise ValueError(f"`history` must hold train/{metric} or valid/{metric} in some row")
-    ax = new_axes() if ax is None else ax
-    colours = {"training": "#8FA3B5", "validation": PALETTE[3]}
-    for label, (steps, values) in curves.items():
-        marker = "o" if len(steps) == 1 else ""
-        ax.plot(steps, values, label=label, color=colours[label], lw=1.8, marker=marker, zorder=3)
-    low, high = _visible_range(list(curves.values()), list((baselines or {}).values()))
-    ax.set_ylim(low, high)
-    _draw_baselines(ax, baselines or {}, low, high)
-    ax.grid(axis="y", color=FAINT, lw=0.7, zorder=0)
-    ax.margins(x=0.01)
-    _finish(ax, title)
-    ax.set(xlabel="training step", ylabel=metric.replace("_", " "))
-    _legend_above(ax, ax.get_lines()[: len(curves)])
     return ax
 
 
@@ -270,64 +160,4 @@ def _voice_legend(ax: Axes, num_voices: int) -> None:
     handles = [
         Rectangle((0, 0), 1, 1, facecolor=PALETTE[voice % len(PALETTE)], label=name) for voice, name in enumerate(names)
     ]
-    _legend_above(ax, handles)
-
-
-def _legend_above(ax: Axes, handles: Sequence[Artist]) -> None:
-    """One line above the picture, at the right, where it covers nothing."""
-    ax.legend(
-        handles=handles,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=8.5,
-        handlelength=1.2,
-        handleheight=0.7,
-        columnspacing=1.2,
-        borderaxespad=0.3,
-        labelcolor=INK,
-    )
-
-
-def _draw_baselines(ax: Axes, baselines: Mapping[str, float], low: float, high: float) -> None:
-    """Dashed lines with their names at the right; names that would touch are moved apart."""
-    lowest_text = -np.inf
-    for number, (label, value) in enumerate(sorted(baselines.items(), key=lambda item: item[1])):
-        colour = PALETTE[(0, 2, 4, 1)[number % 4]]
-        ax.axhline(value, color=colour, lw=1.4, ls=(0, (5, 3)), zorder=2)
-        lowest_text = max(value, lowest_text + 0.06 * (high - low))
-        ax.annotate(
-            f"{label}: {value:.4g}",
-            (1.0, lowest_text),
-            xycoords=("axes fraction", "data"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8.5,
-            color=colour,
-            annotation_clip=False,
-        )
-
-
-def _visible_range(curves: list[tuple[np.ndarray, np.ndarray]], baselines: list[float]) -> tuple[float, float]:
-    """The range of the curves after their first tenth and of the baselines, with a margin."""
-    last = max(steps[-1] for steps, _ in curves)
-    late = [values[steps >= 0.1 * last] for steps, values in curves]
-    shown = np.concatenate([*late, np.asarray(baselines, float)])
-    shown = shown[np.isfinite(shown)]
-    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
-
-
-def _finish(ax: Axes, title: str) -> None:
-    """Quiet spines and ticks, title at the left."""
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color("#93A1AE")
-    ax.tick_params(colors=INK, labelsize=8.5, color="#93A1AE", length=3)
-    ax.xaxis.label.set_color(INK)
-    ax.yaxis.label.set_color(INK)
-    ax.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+    legend_above(ax, handles)

@@ -1,0 +1,12 @@
+"""Pictures of arrays. Nothing here knows a model.
+
+Functions take arrays and an optional `ax` and return the `Axes`; without `ax` they make a `Figure` of their own.
+Nothing touches matplotlib's global state, so they work the same in a script, a notebook, a test and a thread, with or
+without a display.
+"""
+
+from rnn_jax.plotting.curves import learning_curves
+from rnn_jax.plotting.music import piano_roll
+from rnn_jax.plotting.style import PALETTE, new_axes, save
+
+__all__ = ["PALETTE", "learning_curves", "new_axes", "piano_roll", "save"]
