@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_jax.plotting import PALETTE, learning_curves, new_axes, piano_roll, save
+from rnn_jax.plotting import (
+    PALETTE,
+    attention_map,
+    exposure_curves,
+    learning_curves,
+    new_axes,
+    piano_roll,
+    save,
+)
 
 PITCHES = np.array([[72, 67, 60, 48]] * 4 + [[74, 67, 0, 50]] * 2 + [[74, 65, 59, 50]] * 2)
 HISTORY = [{"step": s, "seconds": s / 9, "train/nll": 8 + 40 / s} for s in range(10, 101, 10)]
@@ -139,3 +147,22 @@ def test_nothing_imports_pyplot():
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+def test_an_attention_map_shows_each_weight_at_its_tokens() -> None:
+    weights = np.array([[0.7, 0.2, 0.1], [0.0, 0.4, 0.6]])
+    ax = attention_map(weights, ["der", "Hund", "bellt"], ["a", "dog"], title="read")
+    np.testing.assert_array_equal(ax.images[0].get_array(), weights)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["der", "Hund", "bellt"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "dog"]
+    with pytest.raises(ValueError, match=r"`weights` must be \[T, S\] = \(2, 3\), got shape \(3, 2\)"):
+        attention_map(weights.T, ["der", "Hund", "bellt"], ["a", "dog"])
+
+
+def test_exposure_curves_leave_out_positions_that_few_reach() -> None:
+    by_position = np.array([[1.0, 0.5, 0.2], [1.0, 2.0, 9.0]])
+    ax = exposure_curves([1.0, 0.0], by_position, counts=[9, 5, 1], least=2, ylabel="nats")
+    assert [line.get_label() for line in ax.get_lines()] == ["forcing 1", "forcing 0"]
+    np.testing.assert_array_equal(ax.get_lines()[1].get_xydata(), [[1, 1.0], [2, 2.0]])
+    with pytest.raises(ValueError, match=r"`by_position` must be \[R=2, T\], got shape \(3, 2\)"):
+        exposure_curves([1.0, 0.0], by_position.T)
