@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import checks
+from rnn_jax.losses import token_nll
 from rnn_jax.types import Array
 from rnn_jax.unroll.borders import real_steps
 
@@ -34,9 +35,7 @@ def token_scores(logits: Array, targets: Array, lengths: Array | None = None) ->
     checks.features("logits", logits, logits.shape[-1])
     if logits.shape[:-1] != targets.shape or targets.ndim != 2:
         raise ValueError(f"`targets` must be [T, B] = {logits.shape[:-1]}, got shape {targets.shape}")
-    log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
-    loss = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
-    return Scores(loss=loss, correct=logits.argmax(-1) == targets, real=_real(targets, lengths))
+    return Scores(loss=token_nll(logits, targets), correct=logits.argmax(-1) == targets, real=_real(targets, lengths))
 
 
 def vector_scores(ys: Array, targets: Array, lengths: Array | None = None, *, tolerance: float) -> Scores:

@@ -3,6 +3,9 @@
 - `fetch`: find, verify and if needed download a published file by name.
 - `chorales`: Bach's chorales with onsets, fermatas and bars, embedded in the package.
 - `piano_rolls`: the four polyphonic music data sets of Boulanger-Lewandowski et al.
+- `scan_commands`: the commands of SCAN, their actions and the published splits.
+- `sentence_pairs`: German-English sentences, and batches of pairs.
+- `vocabulary`: symbols and subwords to ids and back.
 - `batching`: padding, shuffling and grouping by length as pure functions.
 - `audio`: notes to MIDI, sound and WAV files.
 """
@@ -12,11 +15,39 @@ from rnn_jax.data.batching import Batch, batches, epoch_order, pad, padded_fract
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, transpose, voice_ranges
 from rnn_jax.data.fetch import REGISTRY, DamagedFileError, Entry, Member, cache_dir, fetch
 from rnn_jax.data.piano_rolls import LOWEST_KEY, load_piano_rolls
+from rnn_jax.data.scan_commands import ScanPair, enumerate_commands, interpret, scan_split
+from rnn_jax.data.sentence_pairs import (
+    PaddingReport,
+    PairBatch,
+    SentencePair,
+    load_ding,
+    load_multi30k,
+    pair_batches,
+    report_padding,
+)
 from rnn_jax.data.splits import Splits
+from rnn_jax.data.vocabulary import (
+    END,
+    START,
+    UNKNOWN,
+    Subwords,
+    Vocabulary,
+    build_vocabulary,
+    decode,
+    decode_line,
+    encode,
+    encode_line,
+    load_subwords,
+    save_subwords,
+    train_subwords,
+)
 
 __all__ = [
+    "END",
     "LOWEST_KEY",
     "REGISTRY",
+    "START",
+    "UNKNOWN",
     "VOICES",
     "Batch",
     "Chorale",
@@ -24,17 +55,38 @@ __all__ = [
     "Entry",
     "Member",
     "Note",
+    "PaddingReport",
+    "PairBatch",
+    "ScanPair",
+    "SentencePair",
     "Splits",
+    "Subwords",
+    "Vocabulary",
     "batches",
+    "build_vocabulary",
     "cache_dir",
+    "decode",
+    "decode_line",
+    "encode",
+    "encode_line",
+    "enumerate_commands",
     "epoch_order",
     "fetch",
+    "interpret",
     "load_chorales",
+    "load_ding",
+    "load_multi30k",
     "load_piano_rolls",
+    "load_subwords",
     "pad",
     "padded_fraction",
+    "pair_batches",
+    "report_padding",
     "roll_notes",
+    "save_subwords",
+    "scan_split",
     "synthesize",
+    "train_subwords",
     "transpose",
     "voice_notes",
     "voice_ranges",

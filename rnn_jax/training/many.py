@@ -1,0 +1,72 @@
+"""Many runs in one program: seeds and settings side by side, by `vmap` over their states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from rnn_jax.training.state import TrainState, create_state
+from rnn_jax.training.steps import LossFn, Metrics, make_train_step
+
+__all__ = ["create_states", "make_train_steps"]
+
+
+def create_states(init: Callable[[jax.Array], Any], tx: optax.GradientTransformation, keys: jax.Array) -> TrainState:
+    """Builds the states of N runs before their first step.
+
+    Args:
+      init: `(key) -> params` of one run.
+      tx: the optimizer.
+      keys: [N] typed keys, one a run; each is split into one for `init` and one for training.
+
+    Returns:
+      a `TrainState` whose leaves have a leading axis N.
+
+    Example:
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> create_states(lambda key: {"w": jax.random.normal(key)}, optax.sgd(0.1), keys).params["w"].shape
+      (3,)
+    """
+
+    def one(key: jax.Array) -> TrainState:
+        init_key, train_key = jax.random.split(key)
+        return create_state(init(init_key), tx, train_key)
+
+    return jax.vmap(one)(keys)
+
+
+def make_train_steps(
+    loss_fn: LossFn, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
+    """Builds the compiled step of N runs on one batch, `(states, settings, batch) -> (states, metrics)`.
+
+    Each run equals one of `make_train_step` alone, up to rounding.
+
+    Args:
+      loss_fn: as for `make_train_step`, with a batch `(setting, batch)`: what is this run's own, such as its rate of
+        forcing, and what all share.
+      tx: the optimizer.
+
+    Returns:
+      the step; `settings` is a pytree of arrays with a leading axis N, and so is every metric. The memory of the given
+      states is reused.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def loss_fn(params, batch, *, key, step):
+      ...     target, scale = batch
+      ...     return scale * (params["w"] - target) ** 2, {}
+      >>> keys = jax.random.split(jax.random.key(0))
+      >>> states = create_states(lambda key: {"w": jnp.float32(0)}, optax.sgd(0.25), keys)
+      >>> steps = make_train_steps(loss_fn, optax.sgd(0.25))
+      >>> states, _ = steps(states, jnp.array([1.0, 3.0]), jnp.float32(1.0))
+      >>> print(states.params["w"])
+      [0.5 1.5]
+    """
+    step = make_train_step(loss_fn, tx)
+
+    def one(state: TrainState, setting: Any, batch: Any) -> tuple[TrainState, Metrics]:
+        return step(state, (setting, batch))
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)), donate_argnums=0)
