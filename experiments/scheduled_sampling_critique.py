@@ -31,15 +31,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments._melodies import Task, collate, load_melodies, windows
 from experiments.claims import at_least, at_most
 from experiments.cli import main
 from rnn_jax import dense, forced_unroll, forcing_mask, gru, stack
-from rnn_jax.data.batching import batches, pad
-from rnn_jax.data.pieces import chorale_pieces
 from rnn_jax.forcing import argmax, sample
 from rnn_jax.losses import token_nll
 from rnn_jax.metrics import masked_mean
-from rnn_jax.plotting import PALETTE, new_axes, save
+from rnn_jax.plotting import PALETTE, finish, new_axes, save
 from rnn_jax.report import write_report
 from rnn_jax.training import create_states, make_train_steps, run_logger
 
@@ -84,14 +83,6 @@ def init(cell: Any, num_tokens: int, size: int, num_inputs: int, key: jax.Array)
     cell_key, embedding_key = jax.random.split(key)
     embedding = jax.random.normal(embedding_key, (num_tokens, size)) * size**-0.5
     return Params(cell=cell.init(cell_key, size + num_inputs), embedding=embedding)
-
-
-class Task(NamedTuple):
-    """A batch: what is to be predicted, how much of it is real, and what is known beforehand."""
-
-    targets: Any  # [T, B]
-    lengths: Any  # [B]
-    inputs: Any  # [T, B, K] or None
 
 
 def predict(cell: Any, params: Params, task: Task, mask: Any, feedback: Any, key: Any = None) -> jax.Array:
@@ -149,50 +140,15 @@ def bits(config: Config, log: Any) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(kl))(params)).reshape(len(RATES), config.num_seeds)
 
 
-def melodies() -> tuple[dict[str, list[Task]], int]:
-    """Each chorale as a task: the bass to predict, the soprano (pitch, onset) and the clock as inputs."""
-    pieces = chorale_pieces()
-    classes = pieces.num_pitches + 1
-    one_hot = np.eye(classes, dtype=np.float32)
-
-    def one(piece: Any) -> Task:
-        soprano = np.concatenate([one_hot[piece.frames[:, 0]], piece.frames[:, 4:5], piece.clock], axis=1)
-        return Task(targets=piece.frames[:, 3], lengths=len(piece.frames), inputs=soprano.astype(np.float32))
-
-    splits = pieces.splits._asdict().items()
-    return {name: [one(piece) for piece in split] for name, split in splits}, classes
-
-
-def collate(tasks: list[Task], num_steps: int | None = None) -> Task:
-    """Tasks side by side."""
-    (targets, inputs), lengths = pad([(task.targets, task.inputs) for task in tasks], num_steps)
-    return Task(targets=targets, lengths=lengths, inputs=inputs)
-
-
 def bass(config: Config, log: Any) -> tuple[np.ndarray, np.ndarray]:
     """Test errors of every rate and seed, next-step and free-running: [2, R, N], and by position [2, R, T]."""
-    data, classes = melodies()
-    cell = stack(gru(config.hidden_size), dense(classes))
+    data = load_melodies()
+    cell = stack(gru(config.hidden_size), dense(data.num_classes))
     rates = jnp.repeat(jnp.asarray(config.bass_rates), config.bass_seeds)
-    window = 64
-
-    def tasks() -> Any:
-        rng, epoch = np.random.default_rng(config.seed), 0
-        while True:
-            lengths = [len(task.targets) for task in data["train"]]
-            for group in batches(lengths, config.bass_batch, config.seed, epoch):
-                cut = []
-                for index in np.resize(group, config.bass_batch):
-                    task = data["train"][index]
-                    first = rng.integers(0, max(1, len(task.targets) - window + 1))
-                    part = slice(first, first + window)
-                    cut.append(Task(task.targets[part], 0, task.inputs[part]))
-                yield collate(cut, window)
-            epoch += 1
-
-    start = partial(init, cell, classes, 16, data["train"][0].inputs.shape[1])
-    params = train(cell, start, rates, tasks(), config, config.bass_steps, log, "bass")
-    test = collate(data["test"])
+    tasks = windows(data.train, config.bass_batch, 64, config.seed)
+    start = partial(init, cell, data.num_classes, 16, data.train[0].inputs.shape[1])
+    params = train(cell, start, rates, tasks, config, config.bass_steps, log, "bass")
+    test = collate(data.test)
     real = np.arange(len(test.targets))[:, None] < test.lengths[None]
 
     def wrong(params: Params, mask: jax.Array) -> jax.Array:
@@ -213,7 +169,7 @@ def draw(config: Config, kl: np.ndarray, by_position: np.ndarray, run_dir: Path)
     ax.plot(line, np.log2(2 / (1 + line)), color=PALETTE[5], lw=1.5, label="log2(2 / (1 + eps))")
     ax.plot(np.repeat(RATES, kl.shape[1]), kl.ravel(), "o", ms=5, alpha=0.6, color=PALETTE[0], label="trained models")
     ax.set(xlabel="probability eps of reading the truth in training", ylabel="KL(data || model), bits")
-    ax.set_title("Scheduled sampling learns the wrong distribution", loc="left", fontsize=11, fontweight="bold")
+    finish(ax, "Scheduled sampling learns the wrong distribution")
     ax.legend(frameon=False)
     bits_path = save(ax.figure, run_dir / "figures" / "kl.png")
     ax = new_axes((7.4, 4.0))
@@ -223,7 +179,7 @@ def draw(config: Config, kl: np.ndarray, by_position: np.ndarray, run_dir: Path)
         ax.plot(steps[7:], smooth[1], color=colour, lw=2, label=f"trained with eps = {rate:g}, reads its own notes")
         ax.plot(steps[7:], smooth[0], color=colour, lw=1.2, ls="--", label="    the same, reads the true notes")
     ax.set(xlabel="eighth notes into the piece", ylabel="part of bass notes wrong (mean of 8)", ylim=(0, None))
-    ax.set_title("Harmonising held-out melodies", loc="left", fontsize=11, fontweight="bold")
+    finish(ax, "Harmonising held-out melodies")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     bass_path = save(ax.figure, run_dir / "figures" / "bass.png")
     return {"What is learned on x2 = x1, against the closed form": bits_path, "Error over position": bass_path}

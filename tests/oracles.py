@@ -253,3 +253,13 @@ def orthogonal_rnn(p: Any, xs: Array, transform: str = "expm") -> Result:
         h = np.sign(u) * relu(np.abs(u) + p.b)
         ys.append(h)
     return np.array(ys), (h,)
+
+
+def sh_plrnn(p: Any, xs: Array, clipped: bool = True) -> Result:
+    h, ys = np.zeros(p.b.size), []
+    for x in xs:
+        u = h @ p.w_h
+        basis = relu(u + p.threshold) - (relu(u) if clipped else 0)
+        h = p.diagonal * h + basis @ p.w_basis + x @ p.w_x + p.b
+        ys.append(h)
+    return np.array(ys), (h,)

@@ -20,6 +20,7 @@ from rnn_jax.cells.orthogonal_rnn import orthogonal_rnn
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.s5 import s5
 from rnn_jax.cells.s_lstm import s_lstm
+from rnn_jax.cells.sh_plrnn import sh_plrnn
 from rnn_jax.types import Cell, LinearCell
 
 CELLS: dict[str, Callable[..., Cell | LinearCell]] = {
@@ -40,6 +41,7 @@ CELLS: dict[str, Callable[..., Cell | LinearCell]] = {
     "co_rnn": co_rnn,
     "antisymmetric": antisymmetric,
     "orthogonal_rnn": orthogonal_rnn,
+    "sh_plrnn": sh_plrnn,
 }
 """Every cell by name: `CELLS[name](hidden_size, **options)`. The property tests run over this table."""
 

@@ -134,8 +134,8 @@ def forced_carry_inputs(targets: Array, mask: float | Array, *, start: Array, in
 
 def shift(xs: Array, start: Array) -> Array:
     """xs one step later, `start` first: [start, xs[0], ..., xs[T - 2]]."""
-    start = jnp.asarray(start).astype(xs.dtype)
-    if start.shape != xs.shape[1:] and start.shape != xs.shape[xs.ndim - start.ndim :]:
-        raise ValueError(f"`start` must have shape {xs.shape[1:]} or its last axes, got {start.shape}")
-    first = jnp.broadcast_to(start.reshape((1,) * (xs.ndim - start.ndim) + start.shape), (1, *xs.shape[1:]))
+    start, shape = jnp.asarray(start).astype(xs.dtype), xs.shape[1:]
+    if start.ndim > len(shape) or start.shape != shape[len(shape) - start.ndim :]:
+        raise ValueError(f"`start` must have shape {shape} or its last axes, got {start.shape}")
+    first = jnp.broadcast_to(start.reshape((1,) * (xs.ndim - start.ndim) + start.shape), (1, *shape))
     return jnp.concatenate([first, xs[:-1]])[: xs.shape[0]]

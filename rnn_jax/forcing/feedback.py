@@ -40,14 +40,14 @@ def expected(y: Array, key: Array | None, embedding: Array | None) -> Array:
 
 
 def straight_through(y: Array, key: Array | None, embedding: Array | None) -> Array:
-    """The value of `argmax` with the gradient of `expected`.
+    """The value of `argmax`, with the gradient of `expected` to y. The embedding gets that of the row it gave.
 
     References:
         Bengio, Léonard & Courville, Estimating or propagating gradients through stochastic neurons, 2013,
         arXiv:1308.3432.
     """
-    soft = expected(y, key, embedding)
-    return argmax(y, key, embedding) + soft - lax.stop_gradient(soft)
+    soft = expected(y, key, lax.stop_gradient(embedding))
+    return argmax(y, key, embedding) + (soft - lax.stop_gradient(soft))
 
 
 def sample(temperature: float | Array = 1.0) -> Feedback:

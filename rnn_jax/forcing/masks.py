@@ -41,7 +41,7 @@ def forcing_mask(
 
     Example:
         >>> mask = forcing_mask(jax.random.key(0), 0.5, 6, (3,), per="sequence")
-        >>> mask.shape, bool((mask == mask[0]).all())
+        >>> mask.shape, bool((mask == mask[:1]).all())
         ((6, 3), True)
 
     References:

@@ -90,7 +90,7 @@ def forced_unroll(
     def step_by_step(carry: Carry) -> tuple[Carry, Array]:
         return _run(plan, carry, feedback, embedding, key)
 
-    forced = plan.weights == 1 if plan.real is None else (plan.weights == 1) | ~tree.expand(plan.real, plan.weights)
+    forced = plan.weights == 1
     if not isinstance(forced, jax.core.Tracer):
         return (all_at_once if bool(forced.all()) else step_by_step)(carry)
     return lax.cond(_everywhere(forced), all_at_once, step_by_step, carry)
@@ -137,11 +137,11 @@ def parallel_forced_unroll(
     steps = jnp.arange(plan.xs.shape[0], dtype=jnp.int32)
     keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, steps + 1)
     xs = plan.xs
+    feed = jax.vmap(lambda y, key, like: _feed(feedback, y, key, embedding, like), (0, None if keys is None else 0, 0))
     for _ in range(num_passes - 1):
         _, ys = unroll(plan.cell, params, plan.read(xs), carry, lengths=lengths)
-        feed = jax.vmap(feedback, (0, None if keys is None else 0, None))
-        fed = feed(lax.stop_gradient(ys), keys, embedding).astype(xs.dtype)
-        xs = blank(plan.real, blend(plan.xs, shift(fed, plan.xs[0]), plan.weights))
+        own = jnp.roll(feed(lax.stop_gradient(ys), keys, plan.xs), 1, axis=0)
+        xs = blend(plan.xs, own, plan.weights)
     return unroll(plan.cell, params, plan.read(xs), carry, lengths=lengths)
 
 
@@ -151,8 +151,8 @@ class _Plan(NamedTuple):
     cell: Cell | LinearCell
     params: Params
     xs: Array  # [T, *batch, E], zero on padding
-    weights: Array  # [T or 1, *batch or 1, 1], in the dtype of xs; 1 at step 0
-    inputs: Array | None
+    weights: Array  # [T, *batch or 1, 1], in the dtype of xs; 1 at step 0 and on padding
+    inputs: Array | None  # [T, *batch, K], zero on padding
     real: Array | None
 
     def read(self, xs: Array) -> Array:
@@ -178,21 +178,15 @@ def _plan(
     shape = xs.shape[:-1]
     real = real_steps(lengths, None, shape[0], shape[1:])
     weights = unit_weights("mask", mask, shape).astype(xs.dtype)
-    if shape[0]:
-        weights = jnp.broadcast_to(weights, (shape[0], *weights.shape[1:])).at[0].set(1)
+    weights = jnp.broadcast_to(weights, (shape[0], *weights.shape[1:])).at[:1].set(1)[..., None]
+    if real is not None:
+        weights = jnp.where(tree.expand(real, weights), weights, 1)
     if inputs is not None:
         inputs = jnp.asarray(inputs)
         if inputs.shape[:-1] != shape:
             raise ValueError(f"`inputs` must be [T, *batch, K] with {shape}, got shape {inputs.shape}")
-        inputs = inputs.astype(xs.dtype)
-    return _Plan(
-        cell=cell,
-        params=params,
-        xs=blank(real, xs),
-        weights=weights[..., None],
-        inputs=inputs,
-        real=real,
-    )
+        inputs = blank(real, inputs.astype(xs.dtype))
+    return _Plan(cell=cell, params=params, xs=blank(real, xs), weights=weights, inputs=inputs, real=real)
 
 
 def _encode(targets: Array, start: int | Array, feedback: Feedback, embedding: Array | None) -> Array:
@@ -231,32 +225,33 @@ def _run(
     """One step after another, each reading the mixture."""
     cell = as_cell(plan.cell) if isinstance(plan.cell, LinearCell) else plan.cell
     params = cell.prepare(plan.params)
-    steps = jnp.arange(plan.xs.shape[0], dtype=jnp.int32)
-    weights = jnp.broadcast_to(plan.weights, (plan.xs.shape[0], *plan.weights.shape[1:]))
-
-    def advance(carry: Carry, noise: list[Array], x: Array, extra: Array | None) -> tuple[Carry, Array]:
-        now = tree.with_per_step(params, noise)
-        x = x if extra is None else jnp.concatenate([x, extra], axis=-1)
-        carry, h = cell.step(now, carry, cell.project(now, x))
-        return carry, cell.readout(now, h, x)
 
     def body(state: tuple[Carry, Array], step: Any) -> tuple[Any, Array]:
-        before, y = state
+        before, own = state
         t, truth, weight, real, extra, noise = step
-        own = feedback(y, None if key is None else jax.random.fold_in(key, t), embedding)
-        if own.shape != truth.shape:
-            raise ValueError(f"`feedback` must give inputs of shape {truth.shape}, got {own.shape}")
-        after, y = advance(before, noise, blend(truth, own.astype(truth.dtype), weight), extra)
+        x = blend(truth, own, weight)
+        x = x if extra is None else jnp.concatenate([x, extra], axis=-1)
+        now = tree.with_per_step(params, noise)
+        after, h = cell.step(now, before, cell.project(now, x))
+        y = cell.readout(now, h, x)
+        # Fed back at once: feedback sees outputs only, never a zero that stands for none.
+        own = _feed(feedback, y, None if key is None else jax.random.fold_in(key, t + 1), embedding, truth)
         if real is not None:
             after, y = tree.where(real, after, before), blank(real, y)
-        return (after, y), y
+        return (after, own), y
 
-    noise = tree.per_step(params)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (noise, plan.xs, plan.inputs))
-    like = jax.eval_shape(advance, carry, *one)[1]
-    sequence = (steps, plan.xs, weights, plan.real, plan.inputs, noise)
-    (carry, _), ys = lax.scan(body, (carry, jnp.zeros(like.shape, like.dtype)), sequence)
+    steps = jnp.arange(plan.xs.shape[0], dtype=jnp.int32)
+    sequence = (steps, plan.xs, plan.weights, plan.real, plan.inputs, tree.per_step(params))
+    (carry, _), ys = lax.scan(body, (carry, jnp.zeros(plan.xs.shape[1:], plan.xs.dtype)), sequence)
     return carry, ys
+
+
+def _feed(feedback: Feedback, y: Array, key: Array | None, embedding: Array | None, like: Array) -> Array:
+    """What is fed back of y, as an input like `like`."""
+    own = feedback(y, key, embedding)
+    if own.shape != like.shape:
+        raise ValueError(f"`feedback` must give inputs of shape {like.shape}, got {own.shape}")
+    return own.astype(like.dtype)
 
 
 @jax.custom_batching.custom_vmap

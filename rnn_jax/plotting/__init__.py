@@ -8,6 +8,16 @@ without a display.
 from rnn_jax.plotting.curves import learning_curves
 from rnn_jax.plotting.music import piano_roll
 from rnn_jax.plotting.sequences import attention_map, exposure_curves
-from rnn_jax.plotting.style import PALETTE, finish, new_axes, save
+from rnn_jax.plotting.style import FAINT, PALETTE, finish, new_axes, save
 
-__all__ = ["PALETTE", "attention_map", "exposure_curves", "finish", "learning_curves", "new_axes", "piano_roll", "save"]
+__all__ = [
+    "FAINT",
+    "PALETTE",
+    "attention_map",
+    "exposure_curves",
+    "finish",
+    "learning_curves",
+    "new_axes",
+    "piano_roll",
+    "save",
+]

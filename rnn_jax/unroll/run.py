@@ -50,7 +50,7 @@ def run_scan(
     params = tree.with_per_step(params, sequence.noise)
     zs = cell.project(params, sequence.xs)
     if not jax.tree.leaves(start.carry):  # nothing to remember: no loop
-        hs = cell.step(params, start.carry, zs)[1]
+        hs = jax.vmap(lambda z: cell.step(params, start.carry, z)[1])(zs)
         ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
         return Run(carry=start.carry, ys=ys, carries=start.carry if keep else None)
 

@@ -59,14 +59,14 @@ def test_unknown_names_come_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: lstm(4, projection=0), "`projection` must be an integer of at least 0, got int -1"),
+        (lambda: lstm(4, projection=0), "`projection` must be an integer of at least 1, got int 0"),
         (lambda: lstm(4, cell_clip=0.0), r"`cell_clip` must be a number above 0, got 0\.0"),
         (lambda: lstm(4, cell_clip="a"), "`cell_clip` must be a number above 0, got 'a'"),
         (lambda: conv_lstm(4, kernel_size=[3, 3]), r"`kernel_size` of conv_lstm must be hashable, got \[3, 3\]"),
         (lambda: gru(4, reset="befor"), "`reset` must be one of 'after', 'before', got 'befor'; did you mean 'before'"),
         (lambda: lru(4, r_min=0.9, r_max=0.8), r"0 <= r_min < r_max <= 1, got 0\.9 and 0\.8"),
         (lambda: lru(4, r_max=1.5), "0 <= r_min < r_max <= 1"),
-        (lambda: lru(4, state_size=0), "`state_size` must be an integer of at least 0, got int -1"),
+        (lambda: lru(4, state_size=0), "`state_size` must be an integer of at least 1, got int 0"),
         (lambda: s5(4, state_size=-2), "`state_size` must be an integer of at least 1, got int -2"),
         (lambda: s5(4, dt_min=0.0), r"0 < dt_min <= dt_max, got 0\.0 and 0\.1"),
         (lambda: s5(4, dt_min=0.2), r"0 < dt_min <= dt_max, got 0\.2 and 0\.1"),
@@ -76,7 +76,7 @@ def test_unknown_names_come_with_a_suggestion() -> None:
         (lambda: m_lstm(4, num_heads=0), "`num_heads` must be an integer of at least 1"),
         (lambda: conv_lstm(4, kernel_size=()), r"`kernel_size` must be a tuple of one number for each .*, got \(\)"),
         (lambda: conv_lstm(4, kernel_size=3), "`kernel_size` must be a tuple of one number for each .*, got 3"),
-        (lambda: conv_lstm(4, kernel_size=(3, 0)), "`kernel_size` must be an integer of at least 0, got int -1"),
+        (lambda: conv_lstm(4, kernel_size=(3, 0)), "`kernel_size` must be an integer of at least 1, got int 0"),
         (lambda: orthogonal_rnn(4, transform="exp"), "`transform` must be one of 'expm', 'cayley', got 'exp'"),
     ],
 )
