@@ -173,7 +173,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         0.0, config.learning_rate, warm_up, config.num_steps, 0.02 * config.learning_rate
     )
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
-    greedily = jax.jit(greedy_decoder(model, config.max_length))
+    greedily = jax.jit(lambda p, s, n: greedy_decoder(model, config.max_length)(p, s, n).tokens)
 
     def translate(params: Any, text: Text, decode: Any) -> list[list[int]]:
         return decode_all(lambda source, lengths: decode(params, source, lengths), text.sources, 128, 8)
@@ -203,7 +203,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     test = texts["test"]
     beams = jax.jit(lambda p, s, n: beam_decoder(model, config)(p, s, n).tokens[..., 0])
     written = {
-        "greedy": translate(best.params, test, lambda p, s, n: greedily(p, s, n).tokens),
+        "greedy": translate(best.params, test, greedily),
         "beam": translate(best.params, test, beams),
     }
     said = {name: lines(outputs) for name, outputs in written.items()}

@@ -181,7 +181,6 @@ def beam_search(
     )
     of_groups = _best(num_kept, search.finished, unfinished)
     found = _best(num_results, jax.tree.map(lambda leaf: jax.lax.collapse(leaf, len(batch), len(batch) + 2), of_groups))
-    found = tree.where(found.scores > -jnp.inf, found, _nothing(task, (*batch, num_results)))
     return Beams(jnp.moveaxis(found.tokens, -1, 0), found.lengths, found.scores, found.log_probs)
 
 
@@ -236,7 +235,8 @@ def _penalties(
         if coverage is None:
             return jnp.zeros(task.start.shape, task.dtype)
         seen = coverage(carry)
-        if seen.shape[:-1] != task.start.shape or seen.ndim != task.start.ndim + 1:
+        shape = getattr(seen, "shape", ())
+        if len(shape) != task.start.ndim + 1 or shape[:-1] != task.start.shape:
             expected = f"the shape (*batch, K, S) with (*batch, K) = {task.start.shape}"
             raise ValueError(f"`coverage` must return {expected}, got {checks.describe(seen)}")
         seen, least = seen.astype(task.dtype), jnp.finfo(task.dtype).tiny
@@ -310,7 +310,7 @@ def _repeats(tokens: Array, t: Array, n: int, vocab_size: int) -> Array:
 
 
 def _best(num: int, *hypotheses: _Hypotheses) -> _Hypotheses:
-    """The `num` of highest score, best first; of equal ones the first."""
+    """The `num` of highest score, best first; of equal ones the first, so that `_nothing` stays where nothing came."""
     axis = hypotheses[0].scores.ndim - 1
     joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *hypotheses)
     return _gather(joined, jax.lax.top_k(joined.scores, num)[1])

@@ -133,8 +133,8 @@ def test_rows_are_searched_as_if_alone_on_any_batch_axes() -> None:
         np.testing.assert_allclose(alone.scores, together.scores[i, j], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("alpha", "steps"), [(0.0, 2), (1.0, 3), (-1.0, 2)])
-def test_the_search_stops_as_soon_as_nothing_better_can_come(alpha: float, steps: int) -> None:
+@pytest.mark.parametrize(("alpha", "results", "steps"), [(0.0, 2, 2), (0.0, 1, 1), (1.0, 2, 3), (-1.0, 2, 2)])
+def test_the_search_stops_as_soon_as_nothing_better_can_come(alpha: float, results: int, steps: int) -> None:
     calls = []
     table = jnp.log(jnp.array([[0.9, 0.1], [0.9, 0.1]]))
 
@@ -142,11 +142,13 @@ def test_the_search_stops_as_soon_as_nothing_better_can_come(alpha: float, steps
         calls.append(last)
         return carry, table[last]
 
+    options = {"start": [1, 1], "end": 0, "max_length": 9, "num_beams": 2, "num_results": results}
     with jax.disable_jit():
-        beams = beam_search(step, (), start=[1, 1], end=0, max_length=9, num_beams=2, length_penalty=alpha)
-    np.testing.assert_array_equal(beams.lengths, [[1, 2]] * 2)
-    divisor = ((5 + np.array([1, 2])) / 6) ** alpha
-    np.testing.assert_allclose(beams.scores, [np.log([0.9, 0.09]) / divisor] * 2, rtol=1e-5)
+        beams = beam_search(step, (), length_penalty=alpha, **options)
+    lengths = np.array([1, 2])[:results]
+    np.testing.assert_array_equal(beams.lengths, [lengths] * 2)
+    scores = np.log([0.9, 0.09])[:results] / ((5 + lengths) / 6) ** alpha
+    np.testing.assert_allclose(beams.scores, [scores] * 2, rtol=1e-5)
     assert len(calls) == 1 + steps  # the first call is that on shapes
 
 

@@ -114,6 +114,7 @@ def test_wrong_steps(step: Any, text: str) -> None:
             {"coverage": lambda carry: jnp.zeros((2, 5))},
             r"`coverage` must return the shape \(\*batch, K, S\) with \(\*batch, K\) = \(2, 4\), got float32 of shape",
         ),
+        ({"coverage": lambda carry: None}, r"`coverage` must return the shape .*, got NoneType None"),
         ({"diversity": 0.5}, r"`diversity` needs `num_groups` of at least 2, got 1"),
         ({"diversity": np.nan, "num_groups": 2}, r"`diversity` must be a finite number, got nan"),
     ],

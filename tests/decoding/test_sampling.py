@@ -109,6 +109,10 @@ def test_a_row_without_a_possible_token_gets_stuck_and_says_so() -> None:
     early = jit(lambda: greedy(lambda c, last: (c, table[last]), (), start=[1, 2], end=3, max_length=3, min_length=2))()
     np.testing.assert_array_equal(early.lengths, [0, 3])
     assert early.log_probs[0] == -np.inf
+    pair = jnp.array([[0.0, 1.0], [-jnp.inf, -jnp.inf]])
+    endless = jit(lambda: greedy(lambda c, last: (c, pair[:, ::-1][last]), (), start=[1, 0], end=None, max_length=3))()
+    np.testing.assert_array_equal(endless.lengths, [0, 3])  # what follows the padding is no part of a stuck row
+    np.testing.assert_array_equal(endless.tokens, 0)
 
 
 def test_an_infinite_logit_is_certain_and_half_precision_sums_in_float32() -> None:
@@ -172,9 +176,9 @@ def test_filters_at_their_limits() -> None:
     traced = jit(filter_logits, static_argnums=2)
     np.testing.assert_array_equal(np.isfinite(traced(logits, 0.0)), [[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
     np.testing.assert_array_equal(np.isfinite(traced(logits, 1.0, None, 0.0)).sum(-1), [1, 1, 0])
-    many = jnp.linspace(0.0, -80.0, 5000)
-    assert np.isfinite(filter_logits(many, top_p=1.0)).all()
-    assert filter_logits(many.astype(jnp.bfloat16)).dtype == jnp.float32
+    sharp = jnp.array([0.0, -80.0])  # in float32 the first has all probability
+    assert np.isfinite(filter_logits(sharp, top_p=1.0)).all()
+    assert filter_logits(sharp.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, None, None), (1.5, 4, 0.9), (2.0, 3, None)])

@@ -79,7 +79,7 @@ def test_the_two_ways_through_the_program_give_equal_numbers_and_gradients(name:
         same(stepwise, at_once, 1e-12)
 
 
-@pytest.mark.parametrize("axes", [(), (STEPS,), (1, 4), (STEPS, 1), (STEPS, 4, 1), (1,)], ids=str)
+@pytest.mark.parametrize("axes", [(), (STEPS,), (1, 4), (STEPS, 4, 1)], ids=str)
 def test_a_mask_has_leading_axes_and_a_step_zero_that_does_not_count(axes: tuple[int, ...], x64: None) -> None:
     cell = CELLS["gru"]
     s = scene(cell, True)
@@ -104,15 +104,13 @@ def test_booleans_and_integers_are_masks_as_well(x64: None) -> None:
 def test_one_start_for_all_rows_the_initial_carry_and_no_inputs(tokens: bool, x64: None) -> None:
     cell = CELLS["gru"]
     s, feedback = scene(cell, tokens), argmax if tokens else identity
-    least = s._replace(start=s.start[0], carry=None, inputs=s.inputs[..., :0], lengths=None)
+    least = s._replace(start=s.start[0], carry=None, inputs=None, lengths=None)
     least = least._replace(params=s.params._replace(w_x=s.params.w_x[:-EXTRA]))
     alike = s._replace(
         start=np.stack([s.start[0]] * 4), carry=0 * s.carry, inputs=0 * s.inputs, lengths=0 * s.lengths + STEPS
     )
     for mask in (np.ones(()), np.zeros(())):
-        expected_out = forced(cell, feedback, alike, mask)
-        same(forced(cell, feedback, least, mask), expected_out)
-        same(forced(cell, feedback, least._replace(inputs=None), mask), expected_out)
+        same(forced(cell, feedback, least, mask), forced(cell, feedback, alike, mask))
 
 
 @kinds
