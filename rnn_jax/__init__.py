@@ -7,10 +7,12 @@
 Cells are NamedTuples of pure functions; `unroll` runs any of them with any strategy. See `rnn_jax.types`.
 """
 
-from rnn_jax import forcing, initializers
+from rnn_jax import attention, decoding, forcing, initializers
+from rnn_jax.attention import attention_decoder, plain_decoder
 from rnn_jax.cells import *  # noqa: F403 - every cell of the table
 from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.compose import dense, learned_carry, output_size, residual, stack, with_layer_norm
+from rnn_jax.decoding import beam_search, greedy, token_step
 from rnn_jax.dropout import with_dropout
 from rnn_jax.forcing import (
     forced_carry_inputs,
@@ -42,13 +44,18 @@ __all__ = [
     "PerStep",
     "Scan",
     "as_cell",
+    "attention",
+    "attention_decoder",
+    "beam_search",
     "bidirectional",
+    "decoding",
     "dense",
     "forced_carry_inputs",
     "forced_unroll",
     "forcing",
     "forcing_mask",
     "forcing_schedule",
+    "greedy",
     "init_report",
     "initializers",
     "layer",
@@ -57,11 +64,13 @@ __all__ = [
     "mix_carry",
     "output_size",
     "parallel_forced_unroll",
+    "plain_decoder",
     "residual",
     "serial",
     "sparse_forcing_mask",
     "stack",
     "stream_step",
+    "token_step",
     "unroll",
     "unroll_carries",
     "with_dropout",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks, compose, tree
-from rnn_jax.attention.types import Attention, Memory, batch_of
+from rnn_jax.attention.types import Attention, Memory, batch_of, source_last
 from rnn_jax.caching import cached
 from rnn_jax.initializers import lecun_normal
 from rnn_jax.products import affine, product
@@ -34,7 +34,7 @@ class DecoderCarry(NamedTuple):
     cell: Carry
     vector: Array  # [*batch, N], the attentional vector that is fed; [*batch, 0] without input feeding
     attention: Any = None  # the state of the mechanism; None without input feeding
-    coverage: Any = None  # [*batch, S], the sum of the weights so far; None without input feeding
+    coverage: Any = None  # [*batch, S], the sum of the weights so far, 1 on padding; None without input feeding
 
 
 class Decoder(NamedTuple):
@@ -149,11 +149,12 @@ def attention_decoder(
         if not input_feeding:
             return DecoderCarry(cell=cell_carry, vector=jnp.zeros((*batch_shape, 0), dtype))
         memory = _memory(params, batch_shape)
+        covered = 1 - source_last(memory.real, memory, len(batch_shape) + 1).astype(wide(memory.keys.dtype))
         return DecoderCarry(
             cell=cell_carry,
             vector=jnp.zeros((*batch_shape, params.w_c.shape[-1]), dtype),
             attention=attention.init_state(memory, batch_shape),
-            coverage=jnp.zeros((*batch_shape, memory.real.shape[0]), wide(memory.keys.dtype)),
+            coverage=jnp.broadcast_to(covered, (*batch_shape, covered.shape[-1])),
         )
 
     def prepare(params: DecoderParams) -> DecoderParams:
