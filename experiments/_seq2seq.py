@@ -18,7 +18,8 @@ from rnn_jax.metrics import mean_value, tally
 from rnn_jax.seq2seq import Seq2Seq, Seq2SeqParams, decoding_step, forced_logits
 from rnn_jax.training import LossFn
 
-Ids = Sequence[Sequence[int]]
+Ids = Sequence[Any]
+"""One sequence of ids for each sentence."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from rnn_jax.unroll.borders import real_steps
 class Scores(NamedTuple):
     """How good each step of a batch is."""
 
-    loss: Array  # [T, B]
-    correct: Array  # [T, B], boolean
-    real: Array  # [T, B], boolean
+    loss: Any  # [T, B]
+    correct: Any  # [T, B], boolean
+    real: Any  # [T, B], boolean
 
 
 def token_scores(logits: Array, targets: Array, lengths: Array | None = None) -> Scores:

@@ -237,22 +237,23 @@ def forced_logits(
     Returns:
         Logits [T, B, V], zero on padding.
     """
+    pairs: Any = jax.tree.map(jnp.asarray, batch)
     keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
-    encoded = encode(model, params, batch.source, batch.source_lengths, key=keys[0])
+    encoded = encode(model, params, pairs.source, pairs.source_lengths, key=keys[0])
     decoder = encoded.params
     if keys[1] is not None:
-        shape = (*batch.target.shape, model.embedding_size)
+        shape = (*pairs.target.shape, model.embedding_size)
         decoder = model.decoder.cell.perturb(keys[1], decoder, shape)
     _, logits = forced_unroll(
         model.decoder.cell,
         decoder,
-        batch.target,
+        pairs.target,
         mask,
         encoded.carry,
         start=START,
         feedback=feedback,
         embedding=params.target,
-        lengths=batch.target_lengths,
+        lengths=pairs.target_lengths,
         key=keys[2],
     )
     return logits
@@ -292,8 +293,9 @@ def alignment(model: Seq2Seq, params: Seq2SeqParams, batch: PairBatch) -> Array:
     """
     if model.decoder.align is None:
         raise ValueError("`model` must have attention")
-    encoded = encode(model, params, batch.source, batch.source_lengths)
-    before = jnp.concatenate([jnp.full_like(batch.target[:1], START), batch.target[:-1]])
+    pairs: Any = jax.tree.map(jnp.asarray, batch)
+    encoded = encode(model, params, pairs.source, pairs.source_lengths)
+    before = jnp.concatenate([jnp.full_like(pairs.target[:1], START), pairs.target[:-1]])
     return unroll(
-        model.decoder.align, encoded.params, params.target[before], encoded.carry, lengths=batch.target_lengths
+        model.decoder.align, encoded.params, params.target[before], encoded.carry, lengths=pairs.target_lengths
     )[1]

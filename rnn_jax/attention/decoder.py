@@ -21,7 +21,7 @@ class DecoderParams(NamedTuple):
 
     cell: Params
     attention: Params
-    w_c: Array | None  # [E + H, N], of [context; h]; None where v is h itself
+    w_c: Any  # [E + H, N], of [context; h]; None where v is h itself
     w_o: Array  # [N, V]
     b_o: Array  # [V]
     memory: Memory | None = None
@@ -32,7 +32,7 @@ class DecoderCarry(NamedTuple):
     """Carry of `attention_decoder`."""
 
     cell: Carry
-    vector: Array  # [*batch, N], the attentional vector that is fed; [*batch, 0] without input feeding
+    vector: Any  # [*batch, N], the attentional vector that is fed; [*batch, 0] without input feeding
     attention: Any = None  # the state of the mechanism; None without input feeding
     coverage: Any = None  # [*batch, S], the sum of the weights so far, 1 on padding; None without input feeding
 
@@ -44,12 +44,13 @@ class Decoder(NamedTuple):
         cell: reads x, gives logits: an ordinary cell.
         attend: `(params, memory [S, *batch, E], *, lengths=None, mask=None) -> params` with the prepared source in.
             Call it inside the loss, so that gradients reach the encoder and the keys. `mask`: boolean, True = real.
-        align: a cell with the same parameters and carry whose outputs are the attention weights [T, *batch, S].
+        align: a cell with the same parameters and carry whose outputs are the attention weights [T, *batch, S]; None
+            for a decoder without attention.
     """
 
     cell: Cell
     attend: Callable[..., DecoderParams]
-    align: Cell
+    align: Any
 
 
 @cached

@@ -55,8 +55,8 @@ def sh_plrnn(hidden_size: int, *, num_basis: int = 50, clipped: bool = True) -> 
     Notes:
         Starts as the authors' code: a is the diagonal of `(R^T R / H + I)`, R normal, over its largest eigenvalue;
         W_h ~ U(+-1/sqrt(H)), W_basis ~ U(+-1/sqrt(N)), threshold ~ U(+-1/sqrt(N)) if clipped, else 0; W_x by Glorot;
-        b = 0. `init(key, 0)` makes an autonomous system, run over xs [T, *batch, 0]. In the papers M is the hidden size, H the number of units, and a, W_h, W_basis, threshold, b, W_x are A, W_2, W_1,
-        h_2, h_1, C.
+        b = 0. `init(key, 0)` makes an autonomous system, run over xs [T, *batch, 0]. In the papers M is the hidden
+        size, H the number of units, and a, W_h, W_basis, threshold, b, W_x are A, W_2, W_1, h_2, h_1, C.
 
     References:
         Hess, Monfared, Brenner & Durstewitz, Generalized teacher forcing for learning chaotic dynamics, 2023,

@@ -36,9 +36,7 @@ def create_states(init: Callable[[jax.Array], Any], tx: optax.GradientTransforma
     return jax.vmap(one)(keys)
 
 
-def make_train_steps(
-    loss_fn: LossFn, tx: optax.GradientTransformation
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
+def make_train_steps(loss_fn: LossFn, tx: optax.GradientTransformation) -> Any:
     """Builds the compiled step of N runs on one batch, `(states, settings, batch) -> (states, metrics)`.
 
     Each run equals one of `make_train_step` alone, up to rounding.
