@@ -167,6 +167,20 @@ def test_other_cells_equal_mixing_between_steps(bare: Any, mix: Any, x64: None) 
     same(carry, own)
 
 
+def test_a_state_that_blew_up_is_gone_where_the_weight_is_one(x64: None) -> None:
+    for nonsense in (np.nan, np.inf):
+        h = jnp.asarray(CARRY).at[1, 0].set(nonsense)
+
+        def mixed(h: Any, target: Any, weight: Any) -> Any:
+            return mix_carry(h, target, weight)[..., :OBSERVED]
+
+        value, back = jax.vjp(mixed, h, jnp.asarray(START), jnp.ones((BATCH, 1)))
+        np.testing.assert_array_equal(value, START)
+        by_h, by_target, _ = back(jnp.ones_like(value))
+        assert (by_h == 0).all()
+        assert (by_target == 1).all()
+
+
 def test_the_layout_of_inputs() -> None:
     xs = np.asarray(inputs_of(0.25))
     np.testing.assert_allclose(xs[0, :, :OBSERVED], START, rtol=1e-6)
