@@ -13,6 +13,7 @@ from rnn_jax.data.sentence_pairs import PairBatch, pair_batches
 from rnn_jax.data.vocabulary import END, START
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.exposure import ExposureReport, Scores, exposure_report, token_scores
+from rnn_jax.forcing.masks import unit_weights
 from rnn_jax.losses import token_nll
 from rnn_jax.metrics import mean_value, tally
 from rnn_jax.seq2seq import Seq2Seq, Seq2SeqParams, decoding_step, forced_logits
@@ -48,7 +49,12 @@ def pair_loss(model: Seq2Seq, config: ForcingConfig, num_steps: int, *, smoothin
 
     Returns:
         A loss function; its metrics are `nll` without smoothing and `accuracy`, over tokens.
+
+    Raises:
+        ValueError: for a ratio outside [0, 1].
     """
+    unit_weights("teacher_forcing_ratio", config.teacher_forcing_ratio, ())
+    unit_weights("forcing_end", config.forcing_end, ())
     rate_at = forcing_schedule(
         config.forcing_schedule, num_steps, start=config.teacher_forcing_ratio, end=config.forcing_end
     )
