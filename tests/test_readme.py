@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.catalogue import results_table
-from rnn_jax import CELLS
+from rnn_jax import CELLS, unroll
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -28,6 +28,17 @@ def test_the_example_runs_and_streaming_gives_the_same_numbers() -> None:
     assert (names["ys"][:, 3] == 0).all()
     assert jnp.allclose(names["y"][0], names["ys"][-1, 0], atol=1e-5)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(names["grads"]))
+
+
+def test_the_forcing_example_is_one_program_from_forced_to_free() -> None:
+    names: dict = {}
+    exec(compile(block("forcing example"), "README.md", "exec"), names)
+    assert names["logits_at"]._cache_size() == 1
+    before = jnp.concatenate([jnp.zeros((1, 4), jnp.int32), names["targets"][:-1]])
+    shifted = unroll(names["cell"], names["params"], names["embedding"][before])[1]
+    assert jnp.allclose(names["forced"], shifted, atol=1e-5)
+    assert jnp.allclose(names["free"][0], shifted[0], atol=1e-5)
+    assert not jnp.allclose(names["free"], shifted, atol=1e-2)
 
 
 def test_the_commands_do_their_own_set_up() -> None:
