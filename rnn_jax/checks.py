@@ -127,6 +127,16 @@ def step_mask(name: str, value: Any, num_steps: int, batch_shape: tuple[int, ...
     return array
 
 
+def noise_steps(noise: Sequence[Array], num_steps: int) -> None:
+    """Checks that the per-step noise of perturbed parameters was drawn for `num_steps`."""
+    for leaf in noise:
+        if leaf.shape[0] != num_steps:
+            raise ValueError(
+                f"`params` were perturbed for {leaf.shape[0]} steps, but xs has T={num_steps}; call cell.perturb with "
+                "the shape of xs"
+            )
+
+
 def carry_like(carry: Any, expected: Any) -> None:
     """Checks that `carry` has the structure and shapes of `expected` (arrays or shape structs)."""
     got_structure, structure = jax.tree.structure(carry), jax.tree.structure(expected)

@@ -50,7 +50,8 @@ def forced_unroll(
         params: its parameters; perturbed ones train with noise.
         targets: integers [T, *batch], or floating [T, *batch, F].
         mask: weights of the truth in [0, 1], boolean or floating, with the leading axes of [T, *batch]: a number, [T],
-            [1, B], [T, B], ... That of step 0 does not count: the first input is `start`.
+            [1, B], [T, B], ... That of step 0 does not count: the first input is `start`. Its gradient is meant
+            for weights inside (0, 1): at exactly 0 and 1 what is not read counts as zero.
         carry: where to start; by default the cell's initial carry.
         start: the token before the first, a number or [*batch]; or the vector, [F] or [*batch, F].
         feedback: `identity` for vectors; `argmax`, `sample(temperature)`, `expected`, `straight_through` for tokens; or
@@ -176,6 +177,7 @@ def _plan(
         raise ValueError(f"`feedback` must be a function (y, key, embedding) -> x, got {checks.describe(feedback)}")
     xs = _encode(targets, start, feedback, embedding)
     shape = xs.shape[:-1]
+    checks.noise_steps(tree.per_step(params), shape[0])
     real = real_steps(lengths, None, shape[0], shape[1:])
     weights = unit_weights("mask", mask, shape).astype(xs.dtype)
     weights = jnp.broadcast_to(weights, (shape[0], *weights.shape[1:])).at[:1].set(1)[..., None]

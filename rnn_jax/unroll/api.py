@@ -202,12 +202,7 @@ def _unroll_one(
 ) -> Run:
     """Unrolls one cell with a strategy made concrete."""
     noise = tree.per_step(params)
-    for leaf in noise:
-        if leaf.shape[0] != xs.shape[0]:
-            raise ValueError(
-                f"`params` were perturbed for {leaf.shape[0]} steps, but xs has T={xs.shape[0]}; call cell.perturb "
-                "with the shape of xs"
-            )
+    checks.noise_steps(noise, xs.shape[0])
     if isinstance(cell, Cell):
         params = cell.prepare(params)
     initial = tree.widen(cell.init_carry(params, xs.shape[1:-1]), xs.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from comparing import random_params
 
-from rnn_jax import dense, gru, stack
+from rnn_jax import dense, gru, stack, with_dropout
 from rnn_jax.forcing import (
     argmax,
     detached,
@@ -136,3 +136,11 @@ def test_temperatures_that_are_not_positive(temperature: float) -> None:
 def test_masks_that_are_traced_are_not_looked_at() -> None:
     call = jax.jit(lambda mask: forced_unroll(**{**TOKENS, "mask": mask})[1])
     assert jnp.isfinite(call(jnp.float32(1.5))).all()
+
+
+@pytest.mark.parametrize("mask", [1.0, 0.5])
+def test_noise_drawn_for_another_number_of_steps_is_named(mask: float) -> None:
+    noisy = stack(with_dropout(gru(3), inputs=0.5), dense(4))
+    params = noisy.perturb(jax.random.key(0), random_params(noisy, 2), (4, 3, 2))
+    with pytest.raises(ValueError, match="`params` were perturbed for 4 steps, but xs has T=5"):
+        forced_unroll(**TOKENS | {"cell": noisy, "params": params, "mask": mask})
