@@ -17,9 +17,9 @@ distance of their power spectra: `rnn_jax.analysis`. PE(20) is the squared error
 iterations of Newton's method over all steps of the forced model at once, from the data: what it would take to train in
 parallel over time (Hess, Goetz & Durstewitz 2026, arXiv:2605.12683).
 
-A model runs freely from 5 states spread over the test data, and counts with the median of its runs: many good models
-also have a small cycle around one of the two unstable points, where there is no data, and a single run may end there
-(from the first state of the test data, near the border, about half of them do).
+A model runs freely from 5 states spread over the test data, and counts with the median of its runs. One run is a
+lottery: Lorenz 63 has two weakly unstable points that the data does not visit, and many good models have a stable point
+or a small cycle there. The first test state is thrown right into one, and about half of the good models stay.
 
 Differences from the papers: 5 free runs instead of one; 10,000 steps at 1e-2 falling to 1e-4 instead of 250,000 at
 1e-3 falling to 1e-6; gradients clipped to norm 1; no weight decay; the adaptive alpha is annealed faster (0.99 every 5
@@ -55,7 +55,7 @@ _HESS = "Hess et al. 2023: a valley between exploding gradients and plain teache
 CLAIMS = (
     within("best_alpha", 0.2, 0.1, source=_HESS),
     at_most("best_divergence", 0.8, source="Hess et al. 2023, after 25 times as many steps: 0.26"),
-    at_least("weak_forcing_divergence", 10, source=_HESS),
+    at_least("weak_forcing_divergence", 5, source=_HESS),
     at_least("full_over_best", 5, source=_HESS),
     at_most("adaptive_divergence", 1.5, source="Hess et al. 2023: alpha from Jacobians lands in the valley"),
     at_most("newton_at_best_alpha", 10, source="Hess, Goetz & Durstewitz 2026: forcing makes it parallel"),

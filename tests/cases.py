@@ -12,7 +12,7 @@ import numpy as np
 import oracles
 import pytest
 
-from rnn_jax.cells import CELLS, conv_lstm, elman, gru, ind_rnn, lru, lstm, m_lstm, orthogonal_rnn, s5, s_lstm
+from rnn_jax.cells import CELLS, conv_lstm, elman, gru, ind_rnn, lru, lstm, m_lstm, orthogonal_rnn, s5, s_lstm, sh_plrnn
 from rnn_jax.cells._template import leaky
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.types import Cell, LinearCell
@@ -67,6 +67,7 @@ VARIANTS = [
     Case("rg_lru_square", rg_lru(HIDDEN), "rg_lru", {}, input_size=HIDDEN),
     Case("s_lstm_heads", s_lstm(HIDDEN, num_heads=2), "s_lstm", {"num_heads": 2}),
     Case("m_lstm_heads", m_lstm(HIDDEN, num_heads=2), "m_lstm", {"num_heads": 2}),
+    Case("sh_plrnn_plain", sh_plrnn(HIDDEN, clipped=False), "sh_plrnn", {"clipped": False}),
     Case("conv_lstm_signal", conv_lstm(HIDDEN, kernel_size=(2,)), "conv_lstm", {}, space=(5,)),
     Case("orthogonal_cayley", orthogonal_rnn(HIDDEN, transform="cayley"), "orthogonal_rnn", {"transform": "cayley"}),
 ]

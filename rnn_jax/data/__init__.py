@@ -6,6 +6,7 @@
 - `scan_commands`: the commands of SCAN, their actions and the published splits.
 - `sentence_pairs`: German-English sentences, and batches of pairs.
 - `vocabulary`: symbols and subwords to ids and back.
+- `dynamical`: Lorenz 63, published or simulated.
 - `batching`: padding, shuffling and grouping by length as pure functions.
 - `audio`: notes to MIDI, sound and WAV files.
 """
@@ -13,6 +14,7 @@
 from rnn_jax.data.audio import Note, roll_notes, synthesize, voice_notes, write_midi, write_wav
 from rnn_jax.data.batching import Batch, batches, epoch_order, pad, padded_fraction
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, transpose, voice_ranges
+from rnn_jax.data.dynamical import load_lorenz63, simulate_lorenz63
 from rnn_jax.data.fetch import REGISTRY, DamagedFileError, Entry, Member, cache_dir, fetch
 from rnn_jax.data.piano_rolls import LOWEST_KEY, load_piano_rolls
 from rnn_jax.data.scan_commands import ScanPair, enumerate_commands, interpret, scan_split
@@ -75,6 +77,7 @@ __all__ = [
     "interpret",
     "load_chorales",
     "load_ding",
+    "load_lorenz63",
     "load_multi30k",
     "load_piano_rolls",
     "load_subwords",
@@ -85,6 +88,7 @@ __all__ = [
     "roll_notes",
     "save_subwords",
     "scan_split",
+    "simulate_lorenz63",
     "synthesize",
     "train_subwords",
     "transpose",

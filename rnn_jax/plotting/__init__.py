@@ -6,6 +6,7 @@ without a display.
 """
 
 from rnn_jax.plotting.curves import learning_curves
+from rnn_jax.plotting.dynamics import attractors, seed_curves
 from rnn_jax.plotting.music import piano_roll
 from rnn_jax.plotting.sequences import attention_map, exposure_curves
 from rnn_jax.plotting.style import FAINT, PALETTE, finish, new_axes, save
@@ -14,10 +15,12 @@ __all__ = [
     "FAINT",
     "PALETTE",
     "attention_map",
+    "attractors",
     "exposure_curves",
     "finish",
     "learning_curves",
     "new_axes",
     "piano_roll",
     "save",
+    "seed_curves",
 ]
