@@ -148,6 +148,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     curves = exposure_curves(
         report.rates, report.accuracy_by_position, counts=report.count_by_position, least=20, ylabel="actions right"
     )
+    curves.set_ylim(0, 1.03)
     figures["Test accuracy by position and forcing"] = save(curves.figure, run_dir / "figures" / "exposure.png")
     if config.attention != "none":
         show = min(test, key=lambda pair: (abs(len(pair[1]) - 14), pair))
