@@ -104,16 +104,16 @@ def with_dropout(
         inner = bare.perturb(keys[0], params.cell, shape)
         carry = jax.eval_shape(lambda: bare.init_carry(params.cell, shape[1:-1]))
         if weights:
-            inner = _map_kernels(lambda k, w: w * _keep(k, weights, w.shape, w.dtype), inner, keys[1])
+            inner = _map_kernels(lambda k, w: w * keep_mask(k, weights, w.shape, w.dtype), inner, keys[1])
         if recurrent:
             h = _split_h(carry)[0]
             inner = _map_kernels(
-                lambda k, w: MaskedKernel(kernel=w, mask=_keep(k, recurrent, h.shape, w.dtype)), inner, keys[2]
+                lambda k, w: MaskedKernel(kernel=w, mask=keep_mask(k, recurrent, h.shape, w.dtype)), inner, keys[2]
             )
         return DropoutParams(
             cell=inner,
-            inputs=PerStep(_keep(keys[3], inputs, shape)) if inputs else None,
-            variational=_keep(keys[4], variational, shape[1:]) if variational else None,
+            inputs=PerStep(keep_mask(keys[3], inputs, shape)) if inputs else None,
+            variational=keep_mask(keys[4], variational, shape[1:]) if variational else None,
             zoneout_h=_zones(keys[5], zoneout_h, shape[0], carry) if zoneout_h else None,
             zoneout_c=_zones(keys[6], zoneout_c, shape[0], carry) if zoneout_c else None,
         )
@@ -189,8 +189,8 @@ def _zones(key: Array, rate: float, num_steps: int, carry: Carry) -> PerStep:
     return PerStep(jax.random.bernoulli(key, rate, (num_steps, *h.shape)))
 
 
-def _keep(key: Array, rate: float, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """A mask of zeros (with probability `rate`) and 1 / (1 - rate)."""
+def keep_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """A mask of zeros, with probability `rate`, and 1 / (1 - rate)."""
     return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / jnp.asarray(1 - rate, dtype)
 
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "unroll": (*GROUND, "unroll"),
     "forcing": (*GROUND, "unroll", "forcing"),
     "decoding": (*GROUND, "unroll", "decoding"),
-    "attention": (*GROUND, "unroll", "compose", "layers", "attention"),
+    "attention": (*GROUND, "unroll", "compose", "dropout", "layers", "attention"),
     "exposure": (*GROUND, "unroll", "losses", "exposure"),
     "losses": (*GROUND, "losses"),
     "metrics": (*GROUND, "metrics"),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from rnn_jax import checks, compose, tree
 from rnn_jax.attention.types import Attention, Memory, batch_of, source_last
 from rnn_jax.caching import cached
+from rnn_jax.dropout import keep_mask
 from rnn_jax.initializers import lecun_normal
 from rnn_jax.products import affine, product
 from rnn_jax.tree import wide
@@ -264,11 +265,6 @@ def logits(params: DecoderParams, vectors: Array) -> Array:
     if params.keep is not None:
         vectors = vectors * params.keep.value.astype(vectors.dtype)
     return affine(vectors, params.w_o, params.b_o)
-
-
-def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
-    """Zeros, with probability `rate`, and 1 / (1 - rate)."""
-    return jax.random.bernoulli(key, 1 - rate, shape).astype(jnp.float32) / (1 - rate)
 
 
 def _combine(params: DecoderParams, context: Array, h: Array) -> Array:

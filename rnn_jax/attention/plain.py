@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks, compose
-from rnn_jax.attention.decoder import Decoder, DecoderCarry, DecoderParams, keep_mask, logits
+from rnn_jax.attention.decoder import Decoder, DecoderCarry, DecoderParams, logits
 from rnn_jax.caching import cached
+from rnn_jax.dropout import keep_mask
 from rnn_jax.initializers import lecun_normal
 from rnn_jax.products import affine
 from rnn_jax.types import Array, Cell, LinearCell, PerStep, as_cell
