@@ -1,6 +1,6 @@
 """What experiments with encoder-decoder models share: the flags of forcing, the loss, batches, decoding."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import forcing_mask, forcing_schedule
-from rnn_jax.data.sentence_pairs import PairBatch, pair_batches
+from rnn_jax.data.sentence_pairs import PairBatch
 from rnn_jax.data.vocabulary import END, START
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.exposure import ExposureReport, Scores, exposure_report, token_scores
@@ -72,14 +72,6 @@ def pair_loss(model: Seq2Seq, config: ForcingConfig, num_steps: int, *, smoothin
         return mean_value(tally(smooth, scores.real)), metrics
 
     return loss_fn
-
-
-def endless(sources: Ids, targets: Ids, batch_size: int, seed: int, **options: Any) -> Iterator[PairBatch]:
-    """Batches of one epoch after another."""
-    epoch = 0
-    while True:
-        yield from pair_batches(sources, targets, batch_size, seed, epoch, **options)
-        epoch += 1
 
 
 def decode_all(

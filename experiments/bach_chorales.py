@@ -48,7 +48,16 @@ from rnn_jax.metrics import mean_value, tally
 from rnn_jax.music import MusicModel, MusicParams, compose, init_music, log_likelihood, music_baselines, music_nll
 from rnn_jax.plotting import learning_curves, piano_roll, save
 from rnn_jax.report import write_report
-from rnn_jax.training import Validation, create_state, describe_fit, fit, make_evaluate, make_train_step, run_logger
+from rnn_jax.training import (
+    Validation,
+    create_state,
+    describe_fit,
+    fit,
+    make_evaluate,
+    make_train_step,
+    open_checkpoints,
+    run_logger,
+)
 
 CLAIMS = (
     at_most("test_nll", 8.7, source="Chung et al. 2014, table 2: LSTM 8.67, GRU 8.54", when={"dataset": "jsb"}),
@@ -159,7 +168,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
     evaluate = make_evaluate(lambda params, batch: {"nll": music_nll(model, params, batch)})
     splits = {"valid": pad(pieces.splits.valid), "test": pad(pieces.splits.test)}
-    with run_logger(run_dir) as log:
+    with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         best, info = fit(
             create_state(params, tx, train_key),
             make_train_step(partial(loss_fn, model, config.dropout), tx),
@@ -167,6 +176,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
             num_steps=config.num_steps,
             validation=Validation(lambda p: evaluate(p, [splits["valid"]]), config.eval_every, "nll"),
             log=log,
+            checkpoints=checkpoints,
             max_seconds=config.max_seconds,
         )
     with ocp.StandardCheckpointer() as checkpointer:

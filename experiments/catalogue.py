@@ -11,19 +11,24 @@ from typing import Any, NamedTuple
 
 import experiments
 from experiments.claims import Claim, ClaimCheck, applies, check_claim, claim_text
+from rnn_jax.report.fields import read_object
+from rnn_jax.report.numbers import is_number
 
 __all__ = [
     "Experiment",
+    "check_all",
     "check_experiment",
+    "check_run",
     "experiment_names",
     "load_experiment",
     "load_results",
     "results_table",
     "save_result",
+    "unclaimed_results",
 ]
 
 RESULTS_DIR = Path(__file__).parent / "results"
-FRAME = frozenset({"catalogue", "claims", "cli"})
+FRAME = frozenset({"catalogue", "claims", "cli", "configuration", "listing"})
 
 
 class Experiment(NamedTuple):
@@ -101,12 +106,14 @@ def load_results(name: str) -> dict[str, dict[str, Any]]:
     Returns:
       `{file stem: result}` for `NAME.json` and every `NAME-LABEL.json`; empty if there is none.
 
+    Raises:
+      ValueError: a file is not the result of a run of this experiment.
+
     Example:
       >>> load_results("no_such_experiment")
       {}
     """
-    paths = [RESULTS_DIR / f"{name}.json", *sorted(RESULTS_DIR.glob(f"{name}-*.json"))]
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()}
+    return {path.stem: _read_result(path, name) for path in _result_paths(name)}
 
 
 def check_experiment(experiment: Experiment) -> list[ClaimCheck]:
@@ -117,12 +124,15 @@ def check_experiment(experiment: Experiment) -> list[ClaimCheck]:
 
     Returns:
       one check for each pair of claim and result; a claim without any result is a check that
-      does not hold. Empty where the experiment makes no claim.
+      does not hold, a result without any claim one that holds. Empty where there is neither.
+
+    Raises:
+      ValueError: a result cannot be read, or a claim names a setting that it lacks.
 
     Example:
       >>> claim = Claim("nll", 0.0, 8.7, "paper")
       >>> check_experiment(Experiment("no_such_experiment", "?", (claim,)))[0].text
-      '0 <= nll <= 8.7: no committed result'
+      'no_such_experiment: 0 <= nll <= 8.7: no committed result'
     """
     results = load_results(experiment.name)
     checks: list[ClaimCheck] = []
@@ -133,9 +143,83 @@ def check_experiment(experiment: Experiment) -> list[ClaimCheck]:
             if applies(claim, result["config"])
         ]
         if not found:
-            checks.append(ClaimCheck(False, f"{claim_text(claim)}: no committed result"))
+            checks.append(ClaimCheck(False, f"{experiment.name}: {claim_text(claim)}: no committed result"))
         checks += [ClaimCheck(check.holds, f"{stem}: {check.text}") for stem, check in found]
+    unclaimed = unclaimed_results(experiment)
+    return checks + [ClaimCheck(True, f"{stem}: no claim is made about it") for stem in unclaimed]
+
+
+def check_all() -> dict[str, list[ClaimCheck]]:
+    """Checks every claim of every experiment against the committed results.
+
+    Returns:
+      `{name: checks}`, as `check_experiment` makes them. An experiment whose results cannot be
+      read or judged has one check that does not hold and says why; so has a result file that
+      belongs to no experiment.
+
+    Example:
+      >>> sorted(check_all()) == experiment_names()
+      True
+    """
+    checks: dict[str, list[ClaimCheck]] = {}
+    owned: set[Path] = set()
+    for name in experiment_names():
+        owned |= set(_result_paths(name))
+        try:
+            checks[name] = check_experiment(load_experiment(name))
+        except ValueError as error:
+            checks[name] = [ClaimCheck(False, f"{name}: {error}")]
+    for path in sorted(set(RESULTS_DIR.glob("*.json")) - owned):
+        checks[path.stem] = [ClaimCheck(False, f"{path.stem}: there is no experiment that this result belongs to")]
     return checks
+
+
+def unclaimed_results(experiment: Experiment) -> list[str]:
+    """The committed results about which the experiment makes no claim.
+
+    Args:
+      experiment: the experiment.
+
+    Returns:
+      file stems.
+
+    Raises:
+      ValueError: a result cannot be read or judged.
+
+    Example:
+      >>> unclaimed_results(Experiment("no_such_experiment", "?", ()))
+      []
+    """
+    return [
+        stem
+        for stem, result in load_results(experiment.name).items()
+        if not any(applies(claim, result["config"]) for claim in experiment.claims)
+    ]
+
+
+def check_run(run_dir: str | Path) -> list[ClaimCheck]:
+    """Checks a finished run against the claims that its experiment makes today.
+
+    Args:
+      run_dir: directory of the run.
+
+    Returns:
+      one check for each claim about the configuration of the run; empty if there is none.
+
+    Raises:
+      ValueError: the run has no result (it did not finish), was a smoke run, or belongs to no
+        experiment.
+
+    Example:
+      >>> check_run("runs/none")
+      Traceback (most recent call last):
+      ValueError: `run_dir` must hold a result.json, got 'runs/none'
+    """
+    result = _full_result(run_dir)
+    name = result["experiment"]
+    claims = [claim for claim in load_experiment(name).claims if applies(claim, result["config"])]
+    checks = [check_claim(claim, result["metrics"]) for claim in claims]
+    return [ClaimCheck(check.holds, f"{name}: {check.text}") for check in checks]
 
 
 def save_result(run_dir: str | Path, *, label: str = "", overwrite: bool = False) -> Path:
@@ -159,20 +243,15 @@ def save_result(run_dir: str | Path, *, label: str = "", overwrite: bool = False
       Traceback (most recent call last):
       ValueError: `run_dir` must hold a result.json, got 'runs/none'
     """
-    source = Path(run_dir) / "result.json"
-    if not source.is_file():
-        raise ValueError(f"`run_dir` must hold a result.json, got {str(run_dir)!r}")
     if not re.fullmatch(r"[\w.-]*", label):
         raise ValueError(f"`label` must be made of letters, digits, _, . and -, got {label!r}")
-    result = json.loads(source.read_text(encoding="utf-8"))
-    if result["smoke"]:
-        raise ValueError(f"`run_dir` must be a full run, got the smoke run {str(run_dir)!r}")
+    result = _full_result(run_dir)
     stem = f"{result['experiment']}-{label}" if label else result["experiment"]
     target = RESULTS_DIR / f"{stem}.json"
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target.name} exists; pass --overwrite to replace it")
     RESULTS_DIR.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    shutil.copyfile(Path(run_dir) / "result.json", target)
     return target
 
 
@@ -188,14 +267,45 @@ def results_table() -> str:
     """
     lines = ["| result | claim | measured | source of the claim | training and all, on |", "|---|---|---|---|---|"]
     for name in experiment_names():
+        results = load_results(name)
         for claim in load_experiment(name).claims:
-            for stem, result in load_results(name).items():
+            for stem, result in results.items():
                 if applies(claim, result["config"]):
                     device = f"{result['device']['cpu_count']} cores" if result["device"]["backend"] == "cpu" else ""
                     where = device or f"{result['device']['count']} x {result['device']['kind']}"
-                    value = result["metrics"][claim.metric]
+                    value = result["metrics"].get(claim.metric, "missing")
+                    text = f"{value:.3f}" if is_number(value) else str(value)
                     lines.append(
-                        f"| `{stem}` | {claim_text(claim)} | **{value:.3f}** | {claim.source} | "
+                        f"| `{stem}` | {claim_text(claim)} | **{text}** | {claim.source} | "
                         f"{result['seconds']:.0f} s, {where} |"
                     )
     return "\n".join(lines) + "\n"
+
+
+def _result_paths(name: str) -> list[Path]:
+    """The result files of an experiment."""
+    paths = [RESULTS_DIR / f"{name}.json", *sorted(RESULTS_DIR.glob(f"{name}-*.json"))]
+    return [path for path in paths if path.is_file()]
+
+
+def _read_result(path: Path, name: str) -> dict[str, Any]:
+    """A result file, which must be one of this experiment."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"results/{path.name} must be JSON, got: {error}") from error
+    got = result.get("experiment") if isinstance(result, dict) else result
+    if got != name:
+        raise ValueError(f"results/{path.name} must be a result of {name}, got one of {got!r}")
+    return result
+
+
+def _full_result(run_dir: str | Path) -> dict[str, Any]:
+    """The result of a finished run in full size."""
+    source = Path(run_dir) / "result.json"
+    if not source.is_file():
+        raise ValueError(f"`run_dir` must hold a result.json, got {str(run_dir)!r}")
+    result = read_object(Path(run_dir), source.name)
+    if result["smoke"]:
+        raise ValueError(f"`run_dir` must be a full run, got the smoke run {str(run_dir)!r}")
+    return result

@@ -1,10 +1,15 @@
-"""The command line of an experiment: `python -m experiments.NAME [--smoke] [--field value ...]`."""
+"""The command line of an experiment: `python -m experiments.NAME [--smoke] [--resume RUN_DIR] [--field value ...]`."""
 
 import dataclasses
+import datetime
+import errno
 import inspect
+import itertools
 import json
+import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.claims import Claim, applies, check_claim, claim_text
+from experiments.configuration import diff_configs, load_config
+from rnn_jax.training import EXIT_CODE, CheckpointError, Interrupted, read_metrics
+from rnn_jax.training.resuming import claim_run, reopen_run
 from rnn_jax.training.run_dir import start_run, to_plain, write_json
 
 __all__ = ["main"]
@@ -28,6 +36,8 @@ class Options:
     """Start from tiny sizes that finish in seconds; other flags still override."""
     run_root: Path = Path("runs")
     """Directory under which the run directory is made."""
+    resume: Path | None = None
+    """Go on with the interrupted run of this run directory, with its configuration: no other flags."""
 
 
 def main(
@@ -57,6 +67,8 @@ def main(
       the run directory.
 
     Raises:
+      SystemExit: code 75 where the run was told to stop by SIGTERM or SIGINT and saved; code 1 with a sentence where
+        a directory or file cannot be read or written, or `--resume` comes with other settings.
       ValueError: `config_type` or `smoke` is not what it must be, or a metric is not plain data.
 
     Example:
@@ -76,16 +88,58 @@ def main(
     _check_types(config_type, smoke)
     name = Path(inspect.getfile(run)).stem
     config, options = _parse(config_type, smoke, name, inspect.getmodule(run), args)
-    run_dir = start_run(name, config, root=options.run_root)
-    started = time.monotonic()
-    metrics = to_plain(dict(run(config, run_dir)))
-    seconds = time.monotonic() - started
+    run_dir = options.resume
+    if run_dir is None:
+        run_dir = start_run(name, config, root=options.run_root)
+        write_json(run_dir / "options.json", {"experiment": name, "smoke": options.smoke})
+    elif (run_dir / "result.json").exists():
+        _say(f"{run_dir} is finished; there is nothing to go on with")
+        return run_dir
     plain = to_plain(config)
     claims = () if options.smoke else tuple(claim for claim in claims if applies(claim, plain))
-    result = _result(name, options.smoke, plain, metrics, claims, seconds, run_dir)
-    write_json(run_dir / "result.json", result)
+    with claim_run(run_dir), _clear_errors(name, run_dir):
+        if options.resume is not None:
+            for note in reopen_run(run_dir):
+                _say(f"note: {note}")
+        started = time.monotonic()
+        metrics = to_plain(dict(run(config, run_dir)))
+        seconds = time.monotonic() - started + _earlier_seconds(run_dir)
+        result = _result(name, options.smoke, plain, metrics, claims, seconds, run_dir)
+        write_json(run_dir / "result.json", result)
     _print_result(result, run_dir)
     return run_dir
+
+
+@contextmanager
+def _clear_errors(name: str, run_dir: Path) -> Generator[None]:
+    """What a person can do something about ends in a sentence and an exit code instead of a traceback."""
+    go_on = shlex.join(["python", "-m", f"experiments.{name}", "--resume", str(run_dir)])
+    try:
+        yield
+    except Interrupted as stop:
+        _say(f"{stop}. Go on with: {go_on}")
+        raise SystemExit(EXIT_CODE) from None
+    except CheckpointError as error:
+        raise SystemExit(f"error: {error}\nGo on with: {go_on}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        raise SystemExit(f"error: cannot write to {run_dir}: {error}\nGo on with: {go_on}") from error
+
+
+def _earlier_seconds(run_dir: Path) -> float:
+    """How long the earlier processes of a run worked, as far as their logs tell."""
+    environments = sorted(run_dir.glob("environment*.json"), key=lambda path: path.stat().st_mtime)
+    starts = [_start(path) for path in environments]
+    files = [path.parent for path in run_dir.rglob("metrics*.jsonl")]
+    times = [row["wall_time"] for folder in {*files} for row in read_metrics(folder)]
+    pairs = itertools.pairwise(starts)
+    return sum(max((t for t in times if start <= t < end), default=start) - start for start, end in pairs)
+
+
+def _start(environment: Path) -> float:
+    text = json.loads(environment.read_text(encoding="utf-8"))["start_time"]
+    return datetime.datetime.fromisoformat(text).timestamp()
 
 
 def _parse(config_type: type, smoke: Any, name: str, module: Any, args: Sequence[str] | None) -> tuple[Any, Options]:
@@ -104,9 +158,30 @@ def _parse(config_type: type, smoke: Any, name: str, module: Any, args: Sequence
         return tyro.cli(command, prog=f"python -m experiments.{name}", description=description, args=args)
 
     parsed = parse(config_type())
+    if parsed.options.resume is not None:
+        return _parse_resumed(config_type, name, parsed.options.resume, parse)
     if parsed.options.smoke:
         parsed = parse(smoke)
     return parsed.config, parsed.options
+
+
+def _parse_resumed(config_type: type, name: str, run_dir: Path, parse: Callable[[Any], Any]) -> tuple[Any, Options]:
+    """The configuration of the run that is to go on; flags must not change it."""
+    try:
+        config = load_config(config_type, run_dir)
+        options = json.loads((run_dir / "options.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: --resume cannot go on with {run_dir}: {error}") from None
+    if options["experiment"] != name:
+        raise SystemExit(f"error: --resume must name a run of {name}, got one of {options['experiment']}: {run_dir}")
+    changed = diff_configs(config, parse(config).config)
+    if changed:
+        listed = ", ".join(f"{field} {there!r} would become {here!r}" for field, (there, here) in changed.items())
+        raise SystemExit(
+            f"error: --resume goes on with the configuration of {run_dir}, but {listed}. "
+            "Leave these flags out, or start a new run"
+        )
+    return config, Options(smoke=options["smoke"], resume=run_dir)
 
 
 def _check_types(config_type: type, smoke: Any) -> None:
@@ -158,6 +233,10 @@ def _result(
         "versions": environment["versions"],
         "config": config,
     }
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_result(result: Mapping[str, Any], run_dir: Path) -> None:

@@ -26,19 +26,19 @@ import jax
 import numpy as np
 import optax
 
-from experiments._seq2seq import ForcingConfig, decode_all, endless, greedy_decoder, pair_exposure, pair_loss
+from experiments._seq2seq import ForcingConfig, decode_all, greedy_decoder, pair_exposure, pair_loss
 from experiments.claims import at_least, at_most
 from experiments.cli import main
 from rnn_jax import tree
 from rnn_jax.data.scan_commands import scan_split
-from rnn_jax.data.sentence_pairs import pair_batches
+from rnn_jax.data.sentence_pairs import pair_batches, pair_stream
 from rnn_jax.data.vocabulary import END, Vocabulary, build_vocabulary, decode, encode
 from rnn_jax.exposure import exposure_rows
 from rnn_jax.plotting import PALETTE, attention_map, exposure_curves, new_axes, save
 from rnn_jax.plotting.style import finish
 from rnn_jax.report import write_report
 from rnn_jax.seq2seq import Seq2Seq, alignment, init_seq2seq, rnn_seq2seq
-from rnn_jax.training import create_states, make_train_steps, run_logger
+from rnn_jax.training import create_states, describe_fit, fit, make_train_steps, open_checkpoints, run_logger
 
 CLAIMS = (
     at_least("accuracy", 0.98, source="Lake & Baroni 2018: 0.998", when={"split": "simple"}),
@@ -112,16 +112,16 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
 
     step = make_train_steps(seed_loss, tx)
     nothing = np.zeros(config.num_seeds, np.int32)
-    every = max(1, config.num_steps // 100)
-    with run_logger(run_dir) as log:
-        batches = endless(sources, targets, config.batch_size, config.seed, multiple=10)
-        for index, batch in zip(range(config.num_steps), batches, strict=False):
-            states, metrics = step(states, nothing, batch)
-            if index % every == 0 or index + 1 == config.num_steps:
-                row = {name: float(np.mean(mean.total / mean.count)) for name, mean in metrics.items()}
-                log({"step": index + 1} | {f"train/{name}": value for name, value in row.items()})
-                if index % (20 * every) == 0:
-                    print(f"step {index}: nll {row['nll']:.4f}, accuracy {row['accuracy']:.4f}", flush=True)
+    with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
+        states, info = fit(
+            states,
+            lambda states, batch: step(states, nothing, batch),
+            pair_stream(sources, targets, config.batch_size, config.seed, multiple=10),
+            num_steps=config.num_steps,
+            log=log,
+            log_every=max(1, config.num_steps // 100),
+            checkpoints=checkpoints,
+        )
 
     test = split.test[: config.test_commands]
     decoder = jax.jit(jax.vmap(greedy_decoder(model, config.max_length), in_axes=(0, None, None)))
@@ -163,6 +163,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         metrics_rows=exposure_rows(report),
         figures=figures,
         links={},
+        notes=[describe_fit(info, config.num_steps)],
     )
     return {
         "accuracy": float(accuracy.mean()),

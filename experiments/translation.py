@@ -27,18 +27,26 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from experiments._seq2seq import ForcingConfig, decode_all, endless, greedy_decoder, pair_exposure, pair_loss
+from experiments._seq2seq import ForcingConfig, decode_all, greedy_decoder, pair_exposure, pair_loss
 from experiments.claims import at_least
 from experiments.cli import main
 from rnn_jax import tree
-from rnn_jax.data.sentence_pairs import load_ding, load_multi30k, pair_batches
+from rnn_jax.data.sentence_pairs import load_ding, load_multi30k, pair_batches, pair_stream
 from rnn_jax.data.vocabulary import END, START, Subwords, decode_line, encode_line, save_subwords, train_subwords
 from rnn_jax.decoding import Beams, beam_search
 from rnn_jax.exposure import exposure_rows
 from rnn_jax.plotting import attention_map, exposure_curves, learning_curves, save
 from rnn_jax.report import markdown_table, write_report
 from rnn_jax.seq2seq import Seq2Seq, Seq2SeqParams, alignment, decoding_step, init_seq2seq, rnn_seq2seq
-from rnn_jax.training import Validation, create_state, describe_fit, fit, make_train_step, run_logger
+from rnn_jax.training import (
+    Validation,
+    create_state,
+    describe_fit,
+    fit,
+    make_train_step,
+    open_checkpoints,
+    run_logger,
+)
 
 CLAIMS = (
     at_least("bleu_beam", 28.0, source="bentrevett/pytorch-seq2seq: 28.1 to 28.3", when={"data": "multi30k"}),
@@ -194,15 +202,16 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
 
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     params = init_seq2seq(model, init_key)
-    with run_logger(run_dir) as log:
+    with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         best, info = fit(
             create_state(params, tx, train_key),
             make_train_step(pair_loss(model, config, config.num_steps, smoothing=config.smoothing), tx),
-            endless(texts["train"].sources, texts["train"].targets, config.batch_size, config.seed, bucket=500),
+            pair_stream(texts["train"].sources, texts["train"].targets, config.batch_size, config.seed, bucket=500),
             num_steps=config.num_steps,
             validation=Validation(validate, config.eval_every, "bleu", mode="max"),
             log=log,
             log_every=50,
+            checkpoints=checkpoints,
             max_seconds=config.max_seconds,
         )
     with ocp.StandardCheckpointer() as checkpointer:

@@ -24,10 +24,11 @@ from rnn_jax.forcing import (
     sparse_forcing_mask,
     with_forced_carry,
 )
+from rnn_jax.gradient_clipping import with_clipped_gradient
 from rnn_jax.init_report import init_report
 from rnn_jax.layers import Directions, bidirectional, layer, serial
 from rnn_jax.types import Cell, Layer, LinearCell, PerStep, as_cell
-from rnn_jax.unroll import Associative, Auto, Chunked, Scan, stream_step, unroll, unroll_carries
+from rnn_jax.unroll import Associative, Auto, Chunked, Scan, Sharded, stream_step, unroll, unroll_carries
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "LinearCell",
     "PerStep",
     "Scan",
+    "Sharded",
     "as_cell",
     "attention",
     "attention_decoder",
@@ -73,6 +75,7 @@ __all__ = [
     "token_step",
     "unroll",
     "unroll_carries",
+    "with_clipped_gradient",
     "with_dropout",
     "with_forced_carry",
     "with_layer_norm",

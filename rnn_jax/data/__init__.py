@@ -1,4 +1,4 @@
-"""Data: where it comes from, batches of it, and music to hear. NumPy first; nothing here imports JAX.
+"""Data: where it comes from, batches of it, and music to hear. NumPy and grain; nothing here imports JAX.
 
 - `fetch`: find, verify and if needed download a published file by name.
 - `chorales`: Bach's chorales with onsets, fermatas and bars, embedded in the package.
@@ -8,15 +8,18 @@
 - `vocabulary`: symbols and subwords to ids and back.
 - `dynamical`: Lorenz 63, published or simulated.
 - `batching`: padding, shuffling and grouping by length as pure functions.
+- `pipeline`: endless batches, built in the background, that can be put back to any place.
+- `windows`: long streams cut into windows for truncated backpropagation.
 - `audio`: notes to MIDI, sound and WAV files.
 """
 
 from rnn_jax.data.audio import Note, roll_notes, synthesize, voice_notes, write_midi, write_wav
-from rnn_jax.data.batching import Batch, batches, epoch_order, pad, padded_fraction
+from rnn_jax.data.batching import Batch, Numbered, batches, epoch_order, pad, padded_fraction
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, transpose, voice_ranges
 from rnn_jax.data.dynamical import load_lorenz63, simulate_lorenz63
 from rnn_jax.data.fetch import REGISTRY, DamagedFileError, Entry, Member, cache_dir, fetch
 from rnn_jax.data.piano_rolls import LOWEST_KEY, load_piano_rolls
+from rnn_jax.data.pipeline import stream
 from rnn_jax.data.scan_commands import ScanPair, enumerate_commands, interpret, scan_split
 from rnn_jax.data.sentence_pairs import (
     PaddingReport,
@@ -25,6 +28,7 @@ from rnn_jax.data.sentence_pairs import (
     load_ding,
     load_multi30k,
     pair_batches,
+    pair_stream,
     report_padding,
 )
 from rnn_jax.data.splits import Splits
@@ -43,6 +47,7 @@ from rnn_jax.data.vocabulary import (
     save_subwords,
     train_subwords,
 )
+from rnn_jax.data.windows import Passes, Window, Windows, passes, random_lengths, random_windows, streams, windows
 
 __all__ = [
     "END",
@@ -57,13 +62,17 @@ __all__ = [
     "Entry",
     "Member",
     "Note",
+    "Numbered",
     "PaddingReport",
     "PairBatch",
+    "Passes",
     "ScanPair",
     "SentencePair",
     "Splits",
     "Subwords",
     "Vocabulary",
+    "Window",
+    "Windows",
     "batches",
     "build_vocabulary",
     "cache_dir",
@@ -84,16 +93,23 @@ __all__ = [
     "pad",
     "padded_fraction",
     "pair_batches",
+    "pair_stream",
+    "passes",
+    "random_lengths",
+    "random_windows",
     "report_padding",
     "roll_notes",
     "save_subwords",
     "scan_split",
     "simulate_lorenz63",
+    "stream",
+    "streams",
     "synthesize",
     "train_subwords",
     "transpose",
     "voice_notes",
     "voice_ranges",
+    "windows",
     "write_midi",
     "write_wav",
 ]

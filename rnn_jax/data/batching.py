@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Batch", "batches", "epoch_order", "pad", "padded_fraction"]
+__all__ = ["Batch", "Numbered", "batches", "epoch_order", "pad", "padded_fraction"]
 
 
 class Batch(NamedTuple):
@@ -18,6 +18,13 @@ class Batch(NamedTuple):
 
     data: Any  # pytree of arrays [T, B, ...], zero after the end of each sequence
     lengths: np.ndarray  # [B] int32
+
+
+class Numbered(NamedTuple):
+    """A batch, and which examples are in it: training uses `batch`, and names `ids` where something goes wrong."""
+
+    ids: np.ndarray  # [B] integers
+    batch: Any
 
 
 def pad(sequences: Sequence[Any], num_steps: int | None = None) -> Batch:
@@ -43,7 +50,7 @@ def pad(sequences: Sequence[Any], num_steps: int | None = None) -> Batch:
     """
     if not sequences:
         raise ValueError("`sequences` must hold at least one sequence, got none")
-    flat = [_leaves(sequence) for sequence in sequences]
+    flat = [tree_leaves(sequence) for sequence in sequences]
     shapes = [[leaf.shape for leaf in leaves] for leaves in flat]
     for index, leaf_shapes in enumerate(shapes):
         if not leaf_shapes or () in leaf_shapes or len({shape[0] for shape in leaf_shapes}) != 1:
@@ -71,7 +78,7 @@ def pad(sequences: Sequence[Any], num_steps: int | None = None) -> Batch:
         for b, leaf in enumerate(column):
             array[: len(leaf), b] = leaf
         padded.append(array)
-    return Batch(data=_rebuild(sequences[0], iter(padded)), lengths=lengths)
+    return Batch(data=tree_rebuild(sequences[0], iter(padded)), lengths=lengths)
 
 
 def _children(tree: Any) -> list[Any] | None:
@@ -81,11 +88,11 @@ def _children(tree: Any) -> list[Any] | None:
     return list(tree) if isinstance(tree, (tuple, list)) else None
 
 
-def _leaves(tree: Any) -> list[np.ndarray]:
+def tree_leaves(tree: Any) -> list[np.ndarray]:
     children = _children(tree)
     if children is None:
         return [np.asarray(tree)]
-    return [leaf for child in children for leaf in _leaves(child)]
+    return [leaf for child in children for leaf in tree_leaves(child)]
 
 
 def _structure(tree: Any) -> Any:
@@ -96,17 +103,17 @@ def _structure(tree: Any) -> Any:
     return (type(tree).__name__, keys, [_structure(child) for child in children])
 
 
-def _rebuild(tree: Any, leaves: Any) -> Any:
+def tree_rebuild(tree: Any, leaves: Any) -> Any:
     children = _children(tree)
     if children is None:
         return next(leaves)
-    rebuilt = [_rebuild(child, leaves) for child in children]
+    rebuilt = [tree_rebuild(child, leaves) for child in children]
     if isinstance(tree, dict):
         return dict(zip(sorted(tree), rebuilt, strict=True))
     return type(tree)(*rebuilt) if hasattr(tree, "_fields") else type(tree)(rebuilt)
 
 
-def _generator(seed: int, epoch: int) -> np.random.Generator:
+def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
     """An independent stream for each pair."""
     if seed < 0 or epoch < 0:
         raise ValueError(f"`seed` and `epoch` must be >= 0, got {seed}, {epoch}")
@@ -133,7 +140,7 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """
     if n < 0:
         raise ValueError(f"`n` must be >= 0, got {n}")
-    return _generator(seed, epoch).permutation(n)
+    return epoch_generator(seed, epoch).permutation(n)
 
 
 def batches(lengths: ArrayLike, batch_size: int, seed: int, epoch: int, *, bucket: int = 50) -> list[np.ndarray]:
@@ -167,7 +174,7 @@ def batches(lengths: ArrayLike, batch_size: int, seed: int, epoch: int, *, bucke
     for argument, value in (("batch_size", batch_size), ("bucket", bucket)):
         if value < 1:
             raise ValueError(f"`{argument}` must be >= 1, got {value}")
-    generator = _generator(seed, epoch)
+    generator = epoch_generator(seed, epoch)
     order = generator.permutation(len(lengths))
     pool_size = batch_size * bucket
     groups = []

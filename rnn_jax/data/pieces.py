@@ -1,14 +1,15 @@
 """Pieces of music as training examples: the frame before, the frame, and what is known of the step beforehand."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
+import grain
 import numpy as np
 
 from rnn_jax.data.audio import Note, roll_notes, voice_notes
 from rnn_jax.data.batching import Batch, batches, pad
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, voice_ranges
 from rnn_jax.data.piano_rolls import LOWEST_KEY, RollName, load_piano_rolls
+from rnn_jax.data.pipeline import stream
 from rnn_jax.data.splits import Splits
 
 __all__ = [
@@ -147,7 +148,7 @@ def heard(pieces: PieceSet, frames: np.ndarray) -> tuple[np.ndarray, list[Note]]
     return roll, roll_notes(roll)
 
 
-def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) -> Iterator[Batch]:
+def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) -> grain.DatasetIterator:
     """Endless batches of training pieces, transposed and cut at random, a pure function of `seed`.
 
     Args:
@@ -157,24 +158,30 @@ def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) 
             frame still knows the frame before it; shorter ones are padded.
         seed: of the run.
 
-    Yields:
-        Batches whose data is a `Piece` of arrays [window, B, ...].
+    Returns:
+        An iterator as `stream` makes it, over batches whose data is a `Piece` of arrays [window, B, ...]; their ids are
+        [B, 3]: the piece, by how many semitones it is moved, and where it is cut.
     """
     train = pieces.splits.train
     lengths = np.minimum([len(piece.frames) for piece in train], window)
-    epoch = 0
-    while True:
-        random = np.random.default_rng((seed, epoch))
+
+    def plan(epoch: int) -> list[np.ndarray]:
+        random, entries = np.random.default_rng((seed, epoch)), []
         for group in batches(lengths, batch_size, seed, epoch):
             if len(group) < min(batch_size, len(train)):
                 continue  # the short rest of an epoch would be another shape to compile
-            cut = []
+            rows = []
             for index in group:
-                moved = _transpose(train[index], int(random.choice(pieces.shifts[index])))
-                start = int(random.integers(len(moved.frames) - lengths[index] + 1))
-                cut.append(Piece(*(leaf[start : start + window] for leaf in moved)))
-            yield pad(cut, window)
-        epoch += 1
+                shift = int(random.choice(pieces.shifts[index]))
+                rows.append((index, shift, random.integers(len(train[index].frames) - lengths[index] + 1)))
+            entries.append(np.array(rows))
+        return entries
+
+    def build(rows: np.ndarray) -> Batch:
+        moved = [(_transpose(train[index], int(shift)), start) for index, shift, start in rows]
+        return pad([Piece(*(leaf[start : start + window] for leaf in piece)) for piece, start in moved], window)
+
+    return stream(plan, build)
 
 
 def _piece(frames: np.ndarray, clock: np.ndarray) -> Piece:

@@ -5,17 +5,28 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import grain
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rnn_jax.data.batching import batches, pad
 from rnn_jax.data.fetch import fetch
+from rnn_jax.data.pipeline import stream
 from rnn_jax.data.splits import Splits
 
-__all__ = ["PaddingReport", "PairBatch", "SentencePair", "load_ding", "load_multi30k", "pair_batches", "report_padding"]
+__all__ = [
+    "PaddingReport",
+    "PairBatch",
+    "SentencePair",
+    "load_ding",
+    "load_multi30k",
+    "pair_batches",
+    "pair_stream",
+    "report_padding",
+]
 
 SentencePair = tuple[str, str]
 """A German sentence and its English translation."""
@@ -136,13 +147,43 @@ def pair_batches(
         >>> batch.source.shape, batch.target.shape, sorted(batch.source_lengths.tolist())
         ((4, 3), (4, 3), [0, 1, 2])
     """
+    plan, build = _pairs(sources, targets, batch_size, seed, bucket, multiple)
+    return (build(group) for group in plan(epoch))
+
+
+def pair_stream(
+    sources: Sequence[ArrayLike],
+    targets: Sequence[ArrayLike],
+    batch_size: int,
+    seed: int,
+    *,
+    bucket: int = 50,
+    multiple: int = 8,
+) -> grain.DatasetIterator:
+    """The batches of `pair_batches`, one epoch after another without end.
+
+    Args:
+        sources, targets, batch_size, seed, bucket, multiple: as in `pair_batches`.
+
+    Returns:
+        An iterator as `stream` makes it: built in the background, and it can be put back to any place.
+
+    Raises:
+        ValueError: as `pair_batches`, or if there is no pair.
+    """
+    return stream(*_pairs(sources, targets, batch_size, seed, bucket, multiple))
+
+
+def _pairs(
+    sources: Sequence[ArrayLike], targets: Sequence[ArrayLike], batch_size: int, seed: int, bucket: int, multiple: int
+) -> tuple[Callable[[int], list[np.ndarray]], Callable[[np.ndarray], PairBatch]]:
+    """Which pairs are in the batches of an epoch, and what makes a batch of them."""
     if len(sources) != len(targets):
         raise ValueError(f"`targets` must be as many as `sources`, {len(sources)}, got {len(targets)}")
     if multiple < 1:
         raise ValueError(f"`multiple` must be >= 1, got {multiple}")
     sides = _ids("sources", sources), _ids("targets", targets)
     longer = [max(len(source), len(target)) for source, target in zip(*sides, strict=True)]
-    groups = batches(longer, batch_size, seed, epoch, bucket=bucket)
     filler = np.zeros(0, np.int32)
 
     def padded(side: list[np.ndarray], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +191,13 @@ def pair_batches(
         longest = max(map(len, rows))
         return pad(rows, -(-longest // multiple) * multiple)
 
-    return (PairBatch(*padded(sides[0], group), *padded(sides[1], group)) for group in groups)
+    def plan(epoch: int) -> list[np.ndarray]:
+        return batches(longer, batch_size, seed, epoch, bucket=bucket)
+
+    def build(group: np.ndarray) -> PairBatch:
+        return PairBatch(*padded(sides[0], group), *padded(sides[1], group))
+
+    return plan, build
 
 
 def _ids(name: str, sequences: Sequence[ArrayLike]) -> list[np.ndarray]:

@@ -3,33 +3,62 @@
 Nothing in here knows a concrete cell; a model enters as a loss function.
 """
 
-from rnn_jax.training.logging import read_metrics, run_logger
-from rnn_jax.training.loop import FitInfo, Row, Validation, describe_fit, fit
+from rnn_jax.training.accumulation import accumulated
+from rnn_jax.training.averaging import AverageState, averaged_params, with_ema, with_mean
+from rnn_jax.training.checkpoint import CheckpointError, Checkpoints, open_checkpoints
+from rnn_jax.training.fingerprint import fingerprint
+from rnn_jax.training.guards import Guard, PostMortem, load_post_mortem
+from rnn_jax.training.ledger import Row
+from rnn_jax.training.logging import RunLog, read_metrics, run_logger
+from rnn_jax.training.loop import FitInfo, describe_fit, fit
 from rnn_jax.training.many import create_states, make_train_steps
+from rnn_jax.training.precision import in_precision
 from rnn_jax.training.run_dir import describe_environment, start_run, to_plain, write_json
+from rnn_jax.training.signals import EXIT_CODE, Interrupted
 from rnn_jax.training.state import TrainState, copy_state, create_state
 from rnn_jax.training.steps import LossFn, Metrics, TrainStep, make_evaluate, make_train_step
+from rnn_jax.training.tbptt import WindowLossFn, make_tbptt_step, unroll_window
+from rnn_jax.training.validation import Validation
 
 __all__ = [
+    "EXIT_CODE",
+    "AverageState",
+    "CheckpointError",
+    "Checkpoints",
     "FitInfo",
+    "Guard",
+    "Interrupted",
     "LossFn",
     "Metrics",
+    "PostMortem",
     "Row",
+    "RunLog",
     "TrainState",
     "TrainStep",
     "Validation",
+    "WindowLossFn",
+    "accumulated",
+    "averaged_params",
     "copy_state",
     "create_state",
     "create_states",
     "describe_environment",
     "describe_fit",
+    "fingerprint",
     "fit",
+    "in_precision",
+    "load_post_mortem",
     "make_evaluate",
+    "make_tbptt_step",
     "make_train_step",
     "make_train_steps",
+    "open_checkpoints",
     "read_metrics",
     "run_logger",
     "start_run",
     "to_plain",
+    "unroll_window",
+    "with_ema",
+    "with_mean",
     "write_json",
 ]

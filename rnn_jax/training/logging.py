@@ -1,24 +1,44 @@
 """Numbers of a run on disk: one JSON object a line, and TensorBoard events."""
 
 import json
+import os
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
-from rnn_jax.training.loop import Row
+from rnn_jax.training.ledger import Row
 
-__all__ = ["read_metrics", "run_logger"]
+__all__ = ["RunLog", "read_metrics", "run_logger"]
 
 METRICS_FILE = "metrics.jsonl"
+SUPERSEDED_FILE = "metrics.superseded.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 
 
+class RunLog(NamedTuple):
+    """The log of a run: `log(row)` writes a row.
+
+    Args:
+      write: the same as calling it.
+      rewind: `rewind(step)`: takes the rows after a step out of the log, since they will be made again, and returns
+        those that stay. They are appended to `metrics.superseded.jsonl`, so nothing is lost.
+    """
+
+    write: Callable[[Row], None]
+    rewind: Callable[[int], tuple[Row, ...]]
+
+    def __call__(self, row: Row) -> None:
+        """Writes a row."""
+        self.write(row)
+
+
 @contextmanager
-def run_logger(run_dir: str | Path) -> Generator[Callable[[Row], None]]:
+def run_logger(run_dir: str | Path) -> Generator[RunLog]:
     """Opens the logs of a run directory and yields `log(row)`; closes them at the end.
 
     Each row is appended to `metrics.jsonl` with the time of day as `wall_time` (seconds since
@@ -43,23 +63,62 @@ def run_logger(run_dir: str | Path) -> Generator[Callable[[Row], None]]:
       0.25
     """
     run_dir = _check_directory(run_dir)
-    with (
-        (run_dir / METRICS_FILE).open("a", encoding="utf-8") as file,
-        SummaryWriter(str(run_dir / TENSORBOARD_DIR)) as events,
-    ):
+    with ExitStack() as opened:
+        file = opened.enter_context((run_dir / METRICS_FILE).open("a", encoding="utf-8"))
+        events: SummaryWriter | None = None
 
-        def log(row: Row) -> None:
+        def scalars(after: int | None) -> SummaryWriter:
+            """TensorBoard hides what an earlier process wrote after that step."""
+            purge = None if after is None else after + 1
+            return opened.enter_context(SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=purge))
+
+        def write(row: Row) -> None:
+            nonlocal events
             if "step" not in row:
                 raise ValueError(f"`row` must hold a `step`, got {sorted(row)}")
             step, wall_time = int(row["step"]), time.time()
-            numbers = {name: float(value) for name, value in row.items() if name != "step"}
+            numbers = {name: np.asarray(value, np.float64).tolist() for name, value in row.items() if name != "step"}
             file.write(json.dumps({"step": step, **numbers, "wall_time": wall_time}) + "\n")
             file.flush()
+            events = events or scalars(None)
             for name, value in numbers.items():
                 if name != "seconds":
-                    events.add_scalar(name, value, step, walltime=wall_time)
+                    tags = (
+                        {f"{name}/{n}": one for n, one in enumerate(value)}
+                        if isinstance(value, list)
+                        else {name: value}
+                    )
+                    for tag, number in tags.items():
+                        events.add_scalar(tag, number, step, walltime=wall_time)
 
-        yield log
+        def rewind(step: int) -> tuple[Row, ...]:
+            nonlocal events, file
+            rows = read_metrics(run_dir)
+            kept, dropped = ([row for row in rows if (row["step"] <= step) == stays] for stays in (True, False))
+            _append(run_dir / SUPERSEDED_FILE, dropped)
+            file.close()
+            _replace(run_dir / METRICS_FILE, kept)
+            file = opened.enter_context((run_dir / METRICS_FILE).open("a", encoding="utf-8"))
+            events = scalars(step)
+            return tuple({name: value for name, value in row.items() if name != "wall_time"} for row in kept)
+
+        yield RunLog(write, rewind)
+
+
+def _append(path: Path, rows: Sequence[Row]) -> None:
+    if rows:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _replace(path: Path, rows: Sequence[Row]) -> None:
+    """Writes a whole new file beside the old one, then puts it in its place: no moment has half of it."""
+    beside = path.with_suffix(".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def read_metrics(run_dir: str | Path) -> tuple[dict[str, Any], ...]:

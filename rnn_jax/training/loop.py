@@ -1,45 +1,25 @@
 """The training loop: visible, plain Python around two compiled functions."""
 
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
-from rnn_jax.metrics import Mean
+from rnn_jax.data.batching import Numbered
+from rnn_jax.training.checkpoint import Checkpoints, Restored
+from rnn_jax.training.guards import Guard, describe, is_spike, save_post_mortem
+from rnn_jax.training.ledger import Ledger, Row, Stopped, add, flush, record, resume, to_progress, watch
+from rnn_jax.training.logging import RunLog
 from rnn_jax.training.progress import progress
+from rnn_jax.training.signals import Interrupted, stop_requests
 from rnn_jax.training.state import TrainState, copy_state
-from rnn_jax.training.steps import Metrics, TrainStep, mean_on_host
+from rnn_jax.training.steps import Metrics, TrainStep
+from rnn_jax.training.validation import Validation, better
 
-__all__ = ["FitInfo", "Row", "Validation", "describe_fit", "fit"]
-
-Row = Mapping[str, float]
-"""One line of the history: `step`, `seconds`, and numbers named `train/...` or `valid/...`."""
-
-
-class Validation(NamedTuple):
-    """How a model is judged while it trains, and when to give up.
-
-    Args:
-      evaluate: `evaluate(params) -> {name: number}`, for example
-        `lambda params: evaluate(params, valid_batches)` with one from `make_evaluate`.
-      every: steps between two evaluations; the last step is always evaluated.
-      metric: the name, among those that `evaluate` returns, by which the best state is chosen.
-      mode: whether a smaller ("min") or a larger ("max") number is better.
-      patience: evaluations in a row without improvement after which training stops; None: never.
-
-    Example:
-      >>> Validation(lambda params: {"nll": 8.5}, every=100, metric="nll").mode
-      'min'
-    """
-
-    evaluate: Callable[[Any], Mapping[str, float]]
-    every: int
-    metric: str
-    mode: Literal["min", "max"] = "min"
-    patience: int | None = None
+__all__ = ["FitInfo", "describe_fit", "fit"]
 
 
 class FitInfo(NamedTuple):
@@ -48,32 +28,33 @@ class FitInfo(NamedTuple):
     Args:
       history: the rows that were logged, oldest first (see `Row`).
       steps: the step at which training ended.
-      seconds: wall-clock seconds, compilation and evaluation included.
-      best_step: the step whose state was returned.
+      seconds: wall-clock seconds, compilation, evaluation and earlier processes of the run included.
+      best_step: the step whose state was returned; a tuple for N runs.
       best_value: the validation metric of that state; None without validation.
       stopped: why training ended: all steps were made ("num_steps"), no improvement for too long
         ("patience"), the time limit was reached ("max_seconds"), or the data ended ("batches").
+      notes: what else a reader should know, one sentence each: damaged checkpoints, skipped steps, spikes of the loss.
 
     Example:
-      >>> FitInfo((), 10, 1.5, 10, None, "num_steps").stopped
+      >>> FitInfo((), 10, 1.5, 10, None, "num_steps", ()).stopped
       'num_steps'
     """
 
     history: tuple[Row, ...]
     steps: int
     seconds: float
-    best_step: int
-    best_value: float | None
-    stopped: Literal["num_steps", "patience", "max_seconds", "batches"]
+    best_step: Any
+    best_value: Any
+    stopped: Stopped
+    notes: tuple[str, ...]
 
 
-class _Best(NamedTuple):
-    """The best state so far; `waited` counts the evaluations since."""
+class _Pending(NamedTuple):
+    """A step whose metrics were not read yet."""
 
-    state: TrainState
     step: int
-    value: float
-    waited: int
+    metrics: Metrics
+    item: Any
 
 
 def fit(
@@ -85,6 +66,8 @@ def fit(
     validation: Validation | None = None,
     log: Callable[[Row], None] | None = None,
     log_every: int = 10,
+    checkpoints: Checkpoints | None = None,
+    guard: Guard = Guard(),
     max_seconds: float | None = None,
     console: Console | None = None,
 ) -> tuple[TrainState, FitInfo]:
@@ -93,15 +76,21 @@ def fit(
     Step n + 1 is started before the metrics of step n are read, so the device never waits for
     Python. Numbers are averaged over `log_every` steps before they are logged.
 
+    With `checkpoints`, a run that was interrupted goes on where its newest checkpoint is, to the same numbers bit for
+    bit: call `fit` with the same arguments again. SIGTERM and SIGINT then save and raise `Interrupted`.
+
     Args:
-      state: where to start; it stays valid (one copy is made).
-      train_step: `step(state, batch) -> (state, metrics)`, from `make_train_step`.
-      batches: iterable of batches, usually endless; one is taken for each step.
+      state: where to start; it stays valid (one copy is made). Of `create_states` it holds N runs.
+      train_step: `step(state, batch) -> (state, metrics)`, from `make_train_step` or `make_tbptt_step`.
+      batches: iterable of batches, usually endless; one is taken for each step. An iterator with `get_state` and
+        `set_state`, as grain's, is put back to its place on resuming; any other is walked through again from its start.
       num_steps: the step at which to end, counted from the very first one.
       validation: how to choose the best state and when to stop early; without it the last state
         is returned.
       log: takes each row of the history as it is made, for example from `run_logger`.
       log_every: steps in one row of training metrics.
+      checkpoints: from `open_checkpoints`.
+      guard: when to take notice of losses.
       max_seconds: wall-clock limit: no further step is started after it. The evaluation of the
         last step still runs.
       console: where progress is shown; standard output if None.
@@ -110,11 +99,14 @@ def fit(
       the state with the best validation metric (the last state without validation), and the info.
 
     Raises:
-      FloatingPointError: a loss or the validation metric is not finite; the text names the step.
+      FloatingPointError: a loss, gradient or validation metric is not finite; the text names the step, and what was
+        saved of it.
+      Interrupted: told to stop by a signal; the checkpoint is complete.
+      CheckpointError: a checkpoint could not be written, or none of those that are there could be read.
       ValueError: an argument makes no sense, or `batches` is empty.
 
     Example:
-      >>> import itertools, jax.numpy as jnp, optax
+      >>> import itertools, jax, jax.numpy as jnp, optax
       >>> from rnn_jax.training import create_state, make_train_step
       >>> tx = optax.sgd(0.25)
       >>> state = create_state({"w": jnp.float32(0.0)}, tx, jax.random.key(0))
@@ -124,73 +116,145 @@ def fit(
       >>> print(state.params["w"], info.stopped)
       3.5 num_steps
     """
-    first_step = _check_fit(state, num_steps, validation, log_every, max_seconds)
-    start = time.monotonic()
-    state = copy_state(state)
-    history: list[Row] = []
-    window: list[Metrics] = []
-    latest: dict[str, float] = {}
-    best: _Best | None = None
-    pending: tuple[int, Metrics] | None = None
-    stopped: Literal["num_steps", "patience", "max_seconds", "batches"] = "batches"
-    step = first_step
+    _check_fit(state, num_steps, validation, log_every, max_seconds)
+    state, iterator = copy_state(state), iter(batches)
+    first = int(np.max(state.step))
+    book = Ledger(step=first, log=log)
+    restored = None if checkpoints is None else checkpoints.restore(state)
+    if restored is not None:
+        state = restored.state
+        resume(book, restored)
+        _seek(iterator, restored, book.step - first)
+    if checkpoints is not None and isinstance(log, RunLog):
+        book.history = list(log.rewind(book.step))
+    shown: dict[str, float] = {}
+    pending: _Pending | None = None
 
-    def record(at: int, prefix: str, values: Mapping[str, float]) -> None:
-        row = {"step": at, "seconds": time.monotonic() - start}
-        row |= {f"{prefix}/{name}": float(value) for name, value in values.items()}
-        history.append(row)
-        if log is not None:
-            log(row)
+    def read(done: _Pending) -> None:
+        means = add(book, done.metrics)
+        _look(book, guard, done, means, state, checkpoints)
+        shown["loss"] = float(np.mean(means["loss"]))
+        show(done.step, shown)
+        if done.step % log_every == 0 or done.step == num_steps:
+            flush(book, done.step)
 
-    with progress(first_step, num_steps, max_seconds=max_seconds, console=console) as show:
+    def judge(validation: Validation) -> int:
+        values = validation.evaluate(state.params)
+        record(book, book.step, "valid", values)
+        book.best, book.judged = better(book.best, state, book.step, values, validation), book.step
+        shown[f"valid {validation.metric}"] = float(np.mean(values[validation.metric]))
+        show(book.step, shown)
+        return book.best.waited
 
-        def read(at: int, metrics: Metrics) -> None:
-            window.append(_read_finite(at, metrics))
-            latest["loss"] = mean_on_host([window[-1]["loss"]])
-            show(at, latest)
-            if at % log_every == 0 or at == num_steps:
-                record(at, "train", _means(window))
-                window.clear()
-
-        def validate(at: int, validation: Validation) -> _Best:
-            values = validation.evaluate(state.params)
-            record(at, "valid", values)
-            new_best = _better(best, state, at, values, validation)
-            latest[f"valid {validation.metric}"] = values[validation.metric]
-            show(at, latest)
-            return new_best
-
-        for step, batch in zip(range(first_step + 1, num_steps + 1), batches, strict=False):
-            state, metrics = train_step(state, batch)  # returns at once, the device works
-            if pending is not None:
-                read(*pending)
-            pending = (step, metrics)
-            if step == num_steps:
-                stopped = "num_steps"
-            elif max_seconds is not None and time.monotonic() - start > max_seconds:
-                stopped = "max_seconds"
-                break
-            if validation is not None and step % validation.every == 0:
-                read(*pending)
+    with (
+        progress(book.step, num_steps, max_seconds=max_seconds, console=console) as show,
+        nullcontext(lambda: None) if checkpoints is None else stop_requests() as requested,
+    ):
+        while book.stopped is None:
+            item = next(iterator, None)
+            if item is not None:
+                batch = item.batch if isinstance(item, Numbered) else item
+                state, metrics = train_step(state, batch)  # returns at once, the device works
+                if pending is not None:
+                    read(pending)
+                book.step += 1
+                pending = _Pending(book.step, metrics, item)
+            book.stopped = _reason(book, item, num_steps, max_seconds)
+            signal, improved = requested(), False
+            judging = validation is not None and (
+                book.step % validation.every == 0 or (book.stopped is not None and book.judged < book.step)
+            )
+            saving = checkpoints is not None and (
+                book.stopped is not None or signal is not None or checkpoints.due(book.step)
+            )
+            if pending is not None and (judging or saving or book.stopped is not None):
+                read(pending)
                 pending = None
-                best = validate(step, validation)
-                if validation.patience is not None and best.waited >= validation.patience:
-                    stopped = "patience" if step < num_steps else "num_steps"
-                    break
-        if pending is None and best is None:
-            raise ValueError("`batches` must hold at least one batch, got none")
-        if pending is not None:
-            read(*pending)
-        if window:
-            record(step, "train", _means(window))
-        if validation is not None and pending is not None:
-            best = validate(step, validation)
+            if book.step == first:
+                raise ValueError("`batches` must hold at least one batch, got none")
+            if validation is not None and judging:
+                waited = judge(validation)
+                improved = waited == 0
+                if validation.patience is not None and waited >= validation.patience:
+                    book.stopped = book.stopped or "patience"
+            if book.stopped is not None:
+                flush(book, book.step)
+            if checkpoints is not None and (
+                saving or book.stopped is not None or (improved and checkpoints.keep_best > 0)
+            ):
+                best = None if book.best is None else book.best.state
+                checkpoints.save(book.step, state, best, to_progress(book, _position(iterator)))
+                if signal is not None:
+                    checkpoints.wait()
+                    raise Interrupted(book.step, signal)
 
-    seconds = time.monotonic() - start
-    if best is None:
-        return state, FitInfo(tuple(history), step, seconds, step, None, stopped)
-    info = FitInfo(tuple(history), step, seconds, best.step, best.value, stopped)
-    return best.state, info
+    last, best = book.step, book.best
+    step, value = (last, None) if best is None else (best.step.tolist(), best.value.tolist())
+    info = FitInfo(
+        tuple(book.history), last, book.elapsed(), step, value, book.stopped or "num_steps", tuple(book.notes)
+    )
+    return state if best is None else best.state, info
+
+
+def _look(
+    book: Ledger, guard: Guard, done: _Pending, means: dict[str, Any], state: TrainState, checkpoints: Any
+) -> None:
+    """Stops at numbers that make no sense, notes those that are strange."""
+
+    def saved(reason: str) -> str:
+        if checkpoints is None or book.saved >= guard.max_saved:
+            return ""
+        book.saved += 1
+        ids, batch = done.item if isinstance(done.item, Numbered) else (None, done.item)
+        folder = checkpoints.folder.parent
+        where = save_post_mortem(folder, done.step, reason, state=state, batch=batch, metrics=means, ids=ids)
+        return f"; batch and state are in {where}"
+
+    loss, norm = means["loss"], means.get("grad_norm", np.float64(0))
+    left_out = np.asarray(jax.device_get(done.metrics["loss"].count)) == 0
+    numbers = f"the loss is {describe(loss)} at step {done.step} (gradient norm {describe(norm)})"
+    if not (np.isfinite(loss) & np.isfinite(norm) | left_out).all():
+        raise FloatingPointError(
+            f"{numbers}; training stopped{saved(numbers)}. "
+            "Lower the learning rate, clip the gradients, or look at the batch of this step"
+        )
+    book.skipped = book.skipped + 1 if left_out.any() else 0
+    if book.skipped > guard.max_skipped:
+        reason = f"{book.skipped} steps in a row had a loss or gradient that is not finite, up to step {done.step}"
+        raise FloatingPointError(f"{reason}; training stopped{saved(reason)}")
+    if book.skipped and book.saved < guard.max_saved:
+        reason = f"step {done.step} was left out: its loss or gradient is not finite"
+        book.notes.append(reason.capitalize() + saved(reason))
+    mean = float(np.mean(loss))
+    if is_spike(guard, book.recent, mean):
+        reason = f"the loss jumped to {mean:.4g} at step {done.step}, from a median of {np.median(book.recent):.4g}"
+        book.notes.append(reason.capitalize() + saved(reason))
+    watch(book, mean)
+
+
+def _reason(book: Ledger, item: Any, num_steps: int, max_seconds: float | None) -> Stopped | None:
+    """Why this step is the last, if it is."""
+    if item is None:
+        return "batches"
+    if book.step >= num_steps:
+        return "num_steps"
+    if max_seconds is not None and book.elapsed() > max_seconds:
+        return "max_seconds"
+    return None
+
+
+def _position(iterator: Iterator[Any]) -> Any:
+    """Where the data stands, None where it cannot say."""
+    return iterator.get_state() if hasattr(iterator, "get_state") else None
+
+
+def _seek(iterator: Iterator[Any], restored: Restored, steps: int) -> None:
+    """Puts fresh data where it stood."""
+    if restored.progress.data is not None and hasattr(iterator, "set_state"):
+        iterator.set_state(restored.progress.data)
+        return
+    for _ in range(steps):
+        next(iterator, None)
 
 
 def describe_fit(info: FitInfo, num_steps: int) -> str:
@@ -204,7 +268,7 @@ def describe_fit(info: FitInfo, num_steps: int) -> str:
       text for a report; it says so where training was cut short.
 
     Example:
-      >>> info = FitInfo((), 812, 150.3, 800, 8.61, "max_seconds")
+      >>> info = FitInfo((), 812, 150.3, 800, 8.61, "max_seconds", ())
       >>> print(describe_fit(info, 2000))
       Cut short at step 812 of 2000 by the time limit, after 150 s. Best state: step 800 (8.61).
     """
@@ -215,20 +279,18 @@ def describe_fit(info: FitInfo, num_steps: int) -> str:
         "max_seconds": f"Cut short at step {info.steps} of {num_steps} by the time limit, after {info.seconds:.3g} s.",
         "batches": f"Ended at step {info.steps} of {num_steps} with the data, after {info.seconds:.3g} s.",
     }[info.stopped]
-    if info.best_value is None:
-        return reason
-    return f"{reason} Best state: step {info.best_step} ({info.best_value:.4g})."
+    parts = [reason]
+    if info.best_value is not None:
+        best = zip(np.atleast_1d(info.best_step), np.atleast_1d(info.best_value), strict=True)
+        parts.append(f"Best state: {', '.join(f'step {step} ({value:.4g})' for step, value in best)}.")
+    return " ".join([*parts, *(f"{note}." for note in info.notes)])
 
 
 def _check_fit(
-    state: TrainState,
-    num_steps: int,
-    validation: Validation | None,
-    log_every: int,
-    max_seconds: float | None,
-) -> int:
-    """Checks the arguments of `fit` and returns the step to start from."""
-    first_step = int(state.step)
+    state: TrainState, num_steps: int, validation: Validation | None, log_every: int, max_seconds: float | None
+) -> None:
+    """Checks the arguments of `fit`."""
+    first_step = int(np.max(state.step))
     if num_steps <= first_step:
         raise ValueError(f"`num_steps` must be greater than the step of the state, {first_step}, got {num_steps}")
     if log_every < 1:
@@ -236,49 +298,10 @@ def _check_fit(
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"`max_seconds` must be positive or None, got {max_seconds}")
     if validation is None:
-        return first_step
+        return
     if validation.every < 1:
         raise ValueError(f"`validation.every` must be at least 1, got {validation.every}")
     if validation.mode not in ("min", "max"):
         raise ValueError(f"`validation.mode` must be 'min' or 'max', got {validation.mode!r}")
     if validation.patience is not None and validation.patience < 1:
         raise ValueError(f"`validation.patience` must be at least 1 or None, got {validation.patience}")
-    return first_step
-
-
-def _read_finite(step: int, metrics: Metrics) -> Metrics:
-    """Waits for the metrics of a step, copies them to the host and insists on a finite loss."""
-    on_host = jax.device_get(metrics)
-    loss = mean_on_host([on_host["loss"]])
-    if not math.isfinite(loss):
-        norm = mean_on_host([on_host["grad_norm"]]) if "grad_norm" in on_host else math.nan
-        raise FloatingPointError(
-            f"the loss is {loss} at step {step} (gradient norm {norm:.4g}); training stopped. "
-            "Lower the learning rate, clip the gradients, or look at the batch of this step"
-        )
-    return on_host
-
-
-def _means(window: list[Metrics]) -> dict[str, float]:
-    """Averages each metric over the steps of a window."""
-    columns: dict[str, list[Mean]] = {name: [m[name] for m in window] for name in window[0]}
-    return {name: mean_on_host(parts) for name, parts in columns.items()}
-
-
-def _better(
-    best: _Best | None,
-    state: TrainState,
-    step: int,
-    values: Mapping[str, float],
-    validation: Validation,
-) -> _Best:
-    """Keeps a copy of the state where its metric beats the best so far; ties keep the earlier."""
-    if validation.metric not in values:
-        raise ValueError(f"`validation.metric` must be one of {sorted(values)}, got {validation.metric!r}")
-    value = float(values[validation.metric])
-    if not math.isfinite(value):
-        raise FloatingPointError(f"validation metric {validation.metric!r} is {value} at step {step}")
-    sign = 1.0 if validation.mode == "min" else -1.0
-    if best is None or sign * value < sign * best.value:
-        return _Best(state=copy_state(state), step=step, value=value, waited=0)
-    return best._replace(waited=best.waited + 1)

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from rnn_jax.training.state import TrainState, create_state
-from rnn_jax.training.steps import LossFn, Metrics, make_train_step
+from rnn_jax.training.steps import LossFn, Metrics, NotFinite, make_train_step
 
 __all__ = ["create_states", "make_train_steps"]
 
@@ -36,7 +36,7 @@ def create_states(init: Callable[[jax.Array], Any], tx: optax.GradientTransforma
     return jax.vmap(one)(keys)
 
 
-def make_train_steps(loss_fn: LossFn, tx: optax.GradientTransformation) -> Any:
+def make_train_steps(loss_fn: LossFn, tx: optax.GradientTransformation, *, when_not_finite: NotFinite = "stop") -> Any:
     """Builds the compiled step of N runs on one batch, `(states, settings, batch) -> (states, metrics)`.
 
     Each run equals one of `make_train_step` alone, up to rounding.
@@ -45,6 +45,7 @@ def make_train_steps(loss_fn: LossFn, tx: optax.GradientTransformation) -> Any:
       loss_fn: as for `make_train_step`, with a batch `(setting, batch)`: what is this run's own, such as its rate of
         forcing, and what all share.
       tx: the optimizer.
+      when_not_finite: as in `make_train_step`, for each run on its own.
 
     Returns:
       the step; `settings` is a pytree of arrays with a leading axis N, and so is every metric. The memory of the given
@@ -62,7 +63,7 @@ def make_train_steps(loss_fn: LossFn, tx: optax.GradientTransformation) -> Any:
       >>> print(states.params["w"])
       [0.5 1.5]
     """
-    step = make_train_step(loss_fn, tx)
+    step = make_train_step(loss_fn, tx, when_not_finite=when_not_finite)
 
     def one(state: TrainState, setting: Any, batch: Any) -> tuple[TrainState, Metrics]:
         return step(state, (setting, batch))

@@ -87,7 +87,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Writes a value as indented JSON to a file that must not exist yet.
+    """Writes a value as indented JSON to a file that must not exist yet: whole, or not at all.
 
     Args:
       path: the new file.
@@ -105,8 +105,12 @@ def write_json(path: Path, value: Any) -> Path:
       >>> json.loads(path.read_text())
       {'nll': 8.5}
     """
-    with path.open("x", encoding="utf-8") as file:
-        file.write(json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.link(beside, path)  # which never replaces a file
+    finally:
+        beside.unlink(missing_ok=True)
     return path
 
 

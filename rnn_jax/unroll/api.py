@@ -7,7 +7,7 @@ from rnn_jax import checks, tree
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank, crossings, real_steps
 from rnn_jax.unroll.run import Run, Sequence, Start, run
-from rnn_jax.unroll.strategies import Associative, Auto, Chunked, Scan, Strategy
+from rnn_jax.unroll.strategies import Associative, Auto, Chunked, Scan, Sharded, Strategy
 
 
 def unroll(
@@ -43,7 +43,7 @@ def unroll(
         resets: boolean, shaped like `mask`: where True, the cell's initial carry (not `carry`) comes back before that
             step, so one row may hold many sequences. Walking backwards the same borders separate the same sequences.
         reverse: walk from the last real step to the first; ys[t] still belongs to xs[t].
-        method: `Auto()`, `Scan()`, `Chunked(size)` or `Associative()`.
+        method: `Auto()`, `Scan()`, `Chunked(size)`, `Associative()` or `Sharded(mesh, axis)`.
 
     Returns:
         `(carry, ys)`: the carry after the last real step, and ys [T, *batch, O] in the dtype of xs.
@@ -150,7 +150,7 @@ def _unroll(
     checks.sequence("xs", xs)
     xs = jnp.asarray(xs)
     if not isinstance(method, Strategy):
-        options = "Auto(), Scan(), Chunked(size) or Associative()"
+        options = "Auto(), Scan(), Chunked(size), Associative() or Sharded(mesh, axis)"
         raise ValueError(f"`method` must be {options}, got {checks.describe(method)}")
     num_steps, batch_shape = xs.shape[0], xs.shape[1:-1]
     real = real_steps(lengths, mask, num_steps, batch_shape)
@@ -214,7 +214,7 @@ def _unroll_one(
     return run(cell, params, sequence, Start(carry, initial), reverse, keep, _concrete(method, cell))
 
 
-def _concrete(method: Strategy, cell: Cell | LinearCell) -> Scan | Chunked | Associative:
+def _concrete(method: Strategy, cell: Cell | LinearCell) -> Scan | Chunked | Associative | Sharded:
     """What `Auto()` stands for on this backend."""
     if not isinstance(method, Auto):
         return method

@@ -1,4 +1,4 @@
-"""The three ways to run one cell over a sequence. All take and return the same things."""
+"""The ways to run one cell over a sequence. All take and return the same things."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from jax import lax
 from rnn_jax import tree
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank
-from rnn_jax.unroll.strategies import Associative, Chunked, Scan
+from rnn_jax.unroll.strategies import Associative, Chunked, Scan, Sharded
 
 
 class Sequence(NamedTuple):
@@ -128,6 +128,16 @@ def run_associative(
     if sequence.xs.shape[0] == 0:
         return run_scan(as_cell(cell), params, sequence, start, reverse, keep)
     params = tree.with_per_step(params, sequence.noise)
+    a, b = step_maps(cell, params, sequence, start)
+    first, last = (-1, 0) if reverse else (0, -1)
+    b = b.at[first].add(a[first] * start.carry)
+    _, hs = lax.associative_scan(compose, (a, b), reverse=reverse)
+    ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
+    return Run(carry=hs[last], ys=ys, carries=hs if keep else None)
+
+
+def step_maps(cell: LinearCell, params: Params, sequence: Sequence, start: Start) -> tuple[Array, Array]:
+    """The maps h -> a h + b of all steps, in the dtype of the carry: `(a, b)`, each [T, *batch, N]."""
     a, b = (part.astype(start.carry.dtype) for part in cell.elements(params, sequence.xs))
     if sequence.fresh is not None:
         fresh = tree.expand(sequence.fresh, a)
@@ -135,15 +145,12 @@ def run_associative(
     if sequence.real is not None:
         real = tree.expand(sequence.real, a)
         a, b = jnp.where(real, a, 1), jnp.where(real, b, 0)
-    first, last = (-1, 0) if reverse else (0, -1)
-    b = b.at[first].add(a[first] * start.carry)
+    return a, b
 
-    def compose(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
-        return later[0] * earlier[0], later[0] * earlier[1] + later[1]
 
-    _, hs = lax.associative_scan(compose, (a, b), reverse=reverse)
-    ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
-    return Run(carry=hs[last], ys=ys, carries=hs if keep else None)
+def compose(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The map of two maps in a row."""
+    return later[0] * earlier[0], later[0] * earlier[1] + later[1]
 
 
 def run(
@@ -153,9 +160,13 @@ def run(
     start: Start,
     reverse: bool,
     keep: bool,
-    method: Scan | Chunked | Associative,
+    method: Scan | Chunked | Associative | Sharded,
 ) -> Run:
     """Dispatches on the strategy."""
+    if isinstance(method, Sharded):
+        from rnn_jax.unroll.sharded import run_sharded  # which is made of the parts above
+
+        return run_sharded(cell, params, sequence, start, reverse, keep, mesh=method.mesh, axis=method.axis)
     if isinstance(method, Associative):
         if not isinstance(cell, LinearCell):
             raise ValueError(

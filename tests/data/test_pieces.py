@@ -45,7 +45,7 @@ def test_the_clock_says_position_bar_length_and_what_is_left() -> None:
 
 
 def test_training_batches_are_transposed_parts_of_training_pieces(pieces) -> None:
-    batch = next(training_batches(pieces, batch_size=4, window=64, seed=3))
+    batch = next(training_batches(pieces, batch_size=4, window=64, seed=3)).batch
     assert batch.data.frames.shape == (64, 4, 8)
     chorales = load_chorales(2).train
     found = 0
@@ -79,7 +79,7 @@ def test_transpositions_stay_within_the_ranges_of_the_voices(pieces) -> None:
 
 def test_batches_are_a_pure_function_of_the_seed(pieces) -> None:
     def first(seed: int):
-        return [b.data.frames for b in itertools.islice(training_batches(pieces, 8, 32, seed), 3)]
+        return [b.batch.data.frames for b in itertools.islice(training_batches(pieces, 8, 32, seed), 3)]
 
     for one, again, other in zip(first(0), first(0), first(1), strict=True):
         np.testing.assert_array_equal(one, again)

@@ -1,89 +1,20 @@
 """The frame of an experiment: its command line, its claims, and the list of all of them."""
 
 import dataclasses
-import importlib
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from toy_experiment import REPOSITORY, TOY, run_toy, toy
 
-import experiments
-from experiments import catalogue
+from experiments import bach_chorales, catalogue
 from experiments.__main__ import main as list_main
 from experiments.claims import applies, at_least, at_most, check_claim, claim_text, within
 from experiments.cli import main
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TOY = '''"""Does adding work?
-
-python -m experiments.toy_sum
-"""
-
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from experiments.claims import at_least, at_most
-from experiments.cli import main
-
-
-@dataclass(frozen=True)
-class Model:
-    size: int = 4
-
-
-@dataclass(frozen=True)
-class Config:
-    seed: int = 0
-    """Seed of everything random."""
-    terms: tuple[int, ...] = (1, 2, 3)
-    rule: str = "sum"
-    model: Model = field(default_factory=Model)
-
-
-SMOKE = Config(terms=(1,), model=Model(size=1))
-CLAIMS = (
-    at_most("total", 6.5, source="Peano 1889", when={"rule": "sum"}),
-    at_least("total", 100.0, source="nobody", when={"rule": "boast"}),
-)
-
-
-def run(config: Config, run_dir: Path) -> dict:
-    (run_dir / "seen.txt").write_text(repr(config))
-    return {"total": float(sum(config.terms)), "size": config.model.size}
-
-
-if __name__ == "__main__":
-    main(Config, run, smoke=SMOKE, claims=CLAIMS)
-'''
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch):
-    """An experiments folder of its own beside the real frame, with a results folder."""
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    (folder / "toy_sum.py").write_text(TOY)
-    (folder / "_private.py").write_text("raise RuntimeError\n")
-    monkeypatch.setattr(experiments, "__path__", [str(REPOSITORY / "experiments"), str(folder)])
-    monkeypatch.setattr(catalogue, "RESULTS_DIR", tmp_path / "results")
-    yield tmp_path
-    sys.modules.pop("experiments.toy_sum", None)
-
-
-def run_toy(toy, *args):
-    """Runs the toy's `main` in this process and returns its run directory and result."""
-    module = importlib.import_module("experiments.toy_sum")
-    run_dir = main(
-        module.Config,
-        module.run,
-        smoke=module.SMOKE,
-        claims=module.CLAIMS,
-        args=["--run-root", str(toy / "runs"), *args],
-    )
-    return run_dir, json.loads((run_dir / "result.json").read_text())
+__all__ = ["toy"]
 
 
 def test_an_experiment_runs_from_its_own_command_line(tmp_path):
@@ -135,6 +66,14 @@ def test_an_unknown_flag_ends_with_an_error(toy, capsys):
     assert "--sede" in capsys.readouterr().err
 
 
+def test_a_misspelt_flag_is_answered_with_the_right_one(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(bach_chorales.Config, bach_chorales.run, smoke=bach_chorales.SMOKE, args=["--hiden-size", "3"])
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert err.index("--hiden-size") < err.index("Perhaps you meant") < err.index("--hidden-size")
+
+
 def test_a_configuration_that_cannot_be_run_bare_is_refused():
     Bare = dataclasses.make_dataclass("Bare", [("seed", int), ("size", int, 3)])
     NoSeed = dataclasses.make_dataclass("NoSeed", [("size", int, 3)])
@@ -149,20 +88,6 @@ def test_a_configuration_that_cannot_be_run_bare_is_refused():
         main(int, dict, smoke=0, args=[])
 
 
-def test_the_list_shows_question_claim_and_committed_number(toy, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(catalogue, "experiment_names", lambda: ["toy_sum"])
-    assert list_main([]) == 0
-    assert "none yet" in capsys.readouterr().out
-    run_dir, _ = run_toy(toy)
-    assert list_main(["save", str(run_dir)]) == 0
-    capsys.readouterr()
-    assert list_main([]) == 0
-    out = capsys.readouterr().out
-    for text in ("toy_sum", "Does adding work?", "total <= 6.5 where rule = sum", " 6 "):
-        assert text in out
-
-
 def test_discovery_finds_experiments_and_skips_the_frame_and_private_modules(toy):
     names = catalogue.experiment_names()
     assert "toy_sum" in names
@@ -171,7 +96,7 @@ def test_discovery_finds_experiments_and_skips_the_frame_and_private_modules(toy
 
 def test_check_needs_a_result_for_every_claim_and_compares_it(toy, capsys):
     assert list_main(["check", "toy_sum"]) == 1
-    assert "FAIL total <= 6.5 where rule = sum: no committed result" in capsys.readouterr().out
+    assert "FAIL toy_sum: total <= 6.5 where rule = sum: no committed result" in capsys.readouterr().out
     list_main(["save", str(run_toy(toy)[0])])
     run_dir, _ = run_toy(toy, "--rule", "boast", "--terms", "99", "2")
     list_main(["save", str(run_dir), "--label", "boast"])

@@ -1,9 +1,10 @@
 """A report a person reads: `report.md` in a run directory, with its table, pictures and links."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rnn_jax.report.fields import field_text, flatten, read_object
 
 __all__ = ["markdown_table", "write_report"]
 
@@ -64,8 +65,8 @@ def write_report(
       | GRU | 8.541 |
     """
     run_dir = Path(run_dir)
-    config = _read_object(run_dir, "config.json")
-    environment = _read_object(run_dir, "environment.json")
+    config = read_object(run_dir, "config.json")
+    environment = read_object(run_dir, "environment.json")
     parts = [f"# {title}", intro.strip()]
     parts += ["\n".join(f"> {line}" for line in note.strip().splitlines()) for note in notes]
     if metrics_rows:
@@ -114,13 +115,6 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _read_object(run_dir: Path, name: str) -> dict[str, Any]:
-    path = run_dir / name
-    if not path.is_file():
-        raise ValueError(f"`run_dir` must hold {name}, as start_run writes it, got {str(run_dir)!r}")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _relative(run_dir: Path, path: str | Path, argument: str) -> str:
     """The link from the report to a file of the run, in the form Markdown wants."""
     full = (run_dir / path).resolve()
@@ -136,19 +130,8 @@ def _relative(run_dir: Path, path: str | Path, argument: str) -> str:
 
 def _field_table(fields: Mapping[str, Any]) -> str:
     """Nested fields as a table of dotted names and values."""
-    rows = [{"field": name, "value": value} for name, value in _flatten(fields)]
+    rows = [{"field": name, "value": field_text(value)} for name, value in flatten(fields).items()]
     return markdown_table(rows) if rows else "None."
-
-
-def _flatten(fields: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    flat: list[tuple[str, str]] = []
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            flat += _flatten(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            flat.append((f"{prefix}{name}", text))
-    return flat
 
 
 def _is_number(value: Any) -> bool:
