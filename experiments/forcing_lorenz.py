@@ -79,7 +79,7 @@ class Config:
     lstm_alphas: tuple[float, ...] = (0.15, 1.0)
     lstm_intervals: tuple[int, ...] = (5, 15, 30, 70)
     lstm_steps: int = 2_500
-    num_seeds: int = 3
+    seeds: int = 3
     window: int = 200
     batch_size: int = 16
     learning_rate: float = 1e-2
@@ -106,7 +106,7 @@ SMOKE = Config(
     lstm_alphas=(0.15,),
     lstm_intervals=(15,),
     lstm_steps=5,
-    num_seeds=2,
+    seeds=2,
     window=20,
     test_steps=400,
     num_runs=3,
@@ -190,7 +190,7 @@ def train(network: Network, data: jax.Array, config: Config, log: Any) -> tuple[
         return each.sum(), each
 
     def update(state: TrainState, _: None) -> tuple[TrainState, Any]:
-        xs = jax.vmap(windows)(jax.random.split(jax.random.fold_in(state.key, state.step), config.num_seeds))
+        xs = jax.vmap(windows)(jax.random.split(jax.random.fold_in(state.key, state.step), config.seeds))
         params, alpha = state.params, state.carry
         if adaptive.any():
             own = jax.tree.map(lambda leaf: leaf[:, int(adaptive.argmax())], params)
@@ -207,9 +207,9 @@ def train(network: Network, data: jax.Array, config: Config, log: Any) -> tuple[
         params = optax.apply_updates(params, updates)
         return TrainState(state.step + 1, params, opt_state, state.key, alpha), (each, norms)
 
-    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     params = jax.jit(jax.vmap(lambda key: jax.vmap(lambda _: init(key))(jnp.arange(len(weights)))))(keys)
-    state = create_state(params, tx, jax.random.key(config.seed + 1), jnp.ones(config.num_seeds))
+    state = create_state(params, tx, jax.random.key(config.seed + 1), jnp.ones(config.seeds))
     chunk = jax.jit(lambda state: jax.lax.scan(update, state, length=config.log_every), donate_argnums=0)
     norms = np.zeros(0)
     for _ in range(-(-num_steps // config.log_every)):
@@ -278,7 +278,7 @@ def draw(
         ax.set_xlabel("alpha: weight of the truth")
     figures = {"Generalized teacher forcing; a dot is a seed": save(axes[0].figure, folder / "alpha.png")}
     taus = sorted({*config.intervals, *config.lstm_intervals})
-    series = {label: np.full((config.num_seeds, len(taus)), np.nan) for label in tables}
+    series = {label: np.full((config.seeds, len(taus)), np.nan) for label in tables}
     series["shPLRNN"][:, np.searchsorted(taus, config.intervals)] = sh["D_stsp"][:, num:-1]
     series["LSTM"][:, np.searchsorted(taus, config.lstm_intervals)] = tables["LSTM"]["D_stsp"][
         :, len(config.lstm_alphas) :
@@ -312,13 +312,13 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int | str]:
     mean = divergence.mean(0)
     valley, weak = int(mean[:num].argmin()), [p for p, alpha in enumerate(config.alphas) if alpha <= 0.02]
     best = np.unravel_index(divergence.argmin(), divergence.shape)
-    alphas = jnp.tile(jnp.array(config.alphas), config.num_seeds + 1)
+    alphas = jnp.tile(jnp.array(config.alphas), config.seeds + 1)
     constant = jax.tree.map(
         lambda leaf: jnp.concatenate([*leaf[:, :num], *(leaf[best][None],) * num]), params["shPLRNN"]
     )
     counts = newton_counts(sh.predict, constant, alphas, data[: config.newton_steps + 1]).reshape(-1, num)
     newton = {"each model at its own alpha": counts[:-1], "the best model at all alphas": counts[-1:]}
-    middle = divergence.argsort(0)[config.num_seeds // 2]
+    middle = divergence.argsort(0)[config.seeds // 2]
     shown = {
         f"alpha = {config.alphas[p]:g}": runs["shPLRNN"][middle[p], p, :, config.num_runs // 2]
         for p in (0, valley, num - 1)
@@ -335,7 +335,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int | str]:
     write_report(
         run_dir,
         title="How strongly must a network be forced to learn a chaotic system?",
-        intro=f"Free runs of networks trained on Lorenz 63 ({source} data), over {config.num_seeds} seeds. The noisy "
+        intro=f"Free runs of networks trained on Lorenz 63 ({source} data), over {config.seeds} seeds. The noisy "
         f"training data itself has D_stsp {floor['D_stsp']:.3f} and D_H {floor['D_H']:.3f} to the clean test data. The "
         f"models that took alpha from their Jacobians ended at {', '.join(f'{a:.3f}' for a in chosen['shPLRNN'])}.",
         metrics_rows=rows,

@@ -60,7 +60,7 @@ CLAIMS = (
 class Config:
     """All schedules and seeds train side by side."""
 
-    num_seeds: int = 4
+    seeds: int = 4
     hidden_size: int = 64
     """Of the decoder; the encoder has half of it in each direction."""
     embedding_size: int = 16
@@ -74,7 +74,7 @@ class Config:
     seed: int = 0
 
 
-SMOKE = Config(num_seeds=1, hidden_size=4, embedding_size=2, batch_size=2, window=8, num_steps=2)
+SMOKE = Config(seeds=1, hidden_size=4, embedding_size=2, batch_size=2, window=8, num_steps=2)
 
 
 class Params(NamedTuple):
@@ -163,8 +163,8 @@ def train(model: Harmoniser, config: Config, melodies: Melodies, log: Any) -> tu
 
     decay = optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.01)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(decay))
-    which = jnp.repeat(jnp.arange(len(SCHEDULES)), config.num_seeds)
-    seeds = jnp.tile(jax.random.split(jax.random.key(config.seed), config.num_seeds), len(SCHEDULES))
+    which = jnp.repeat(jnp.arange(len(SCHEDULES)), config.seeds)
+    seeds = jnp.tile(jax.random.split(jax.random.key(config.seed), config.seeds), len(SCHEDULES))
     states, step = create_states(model.init, tx, seeds), make_train_steps(loss_fn, tx)
     batches = windows(melodies.train, config.batch_size, config.window, config.seed)
     for index, task in zip(range(config.num_steps), batches, strict=False):
@@ -224,7 +224,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float]:
     free, forced = (np.asarray(judge(params, jnp.float32(r))).reshape(len(SCHEDULES), -1) for r in (0, 1))
     rows = []
     for i, name in enumerate(SCHEDULES):
-        spread = free[i].std(ddof=min(1, config.num_seeds - 1))
+        spread = free[i].std(ddof=min(1, config.seeds - 1))
         metrics |= {f"accuracy_{name}": float(free[i].mean()), f"accuracy_{name}_sd": float(spread)}
         metrics[f"accuracy_forced_{name}"] = float(forced[i].mean())
         rows.append(
@@ -240,7 +240,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float]:
     metrics["decaying_minus_never"] = decaying - means["never"]
     reports = {}
     for name in ("always", "never", "linear"):
-        first = list(SCHEDULES).index(name) * config.num_seeds
+        first = list(SCHEDULES).index(name) * config.seeds
         one = jax.tree.map(lambda leaf, n=first: leaf[n], params)
         reports[name] = exposure_report(partial(score, model, one), [test], jax.random.key(1))
     notes = [
@@ -251,7 +251,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float]:
     write_report(
         run_dir,
         title="Schedules of teacher forcing",
-        intro=f"Part of test frames with the right bass note, mean and standard deviation of {config.num_seeds} seeds.",
+        intro=f"Part of test frames with the right bass note, mean and standard deviation of {config.seeds} seeds.",
         metrics_rows=rows,
         figures=draw(free, forced, reports, run_dir / "figures"),
         links={},

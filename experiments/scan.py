@@ -60,7 +60,7 @@ class Config(ForcingConfig):
     num_layers: int = 1
     dropout: float = 0.1
     teacher_forcing_ratio: float = 0.5
-    num_seeds: int = 2
+    seeds: int = 2
     batch_size: int = 64
     num_steps: int = 4000
     learning_rate: float = 3e-3
@@ -72,7 +72,7 @@ class Config(ForcingConfig):
     seed: int = 0
 
 
-SMOKE = Config(split="random", hidden_size=4, num_seeds=1, num_steps=2, batch_size=2, max_length=5, test_commands=8)
+SMOKE = Config(split="random", hidden_size=4, seeds=1, num_steps=2, batch_size=2, max_length=5, test_commands=8)
 
 
 def attention_figure(model: Seq2Seq, params: Any, pair: Any, words: Vocabulary, acts: Vocabulary, path: Path) -> Path:
@@ -103,7 +103,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     decay = optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.01)
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(decay))
     states = create_states(
-        partial(init_seq2seq, model), tx, jax.random.split(jax.random.key(config.seed), config.num_seeds)
+        partial(init_seq2seq, model), tx, jax.random.split(jax.random.key(config.seed), config.seeds)
     )
     loss_fn = pair_loss(model, config, config.num_steps)
 
@@ -111,7 +111,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         return loss_fn(params, batch[1], key=key, step=step)
 
     step = make_train_steps(seed_loss, tx)
-    nothing = np.zeros(config.num_seeds, np.int32)
+    nothing = np.zeros(config.seeds, np.int32)
     with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         states, info = fit(
             states,
@@ -126,8 +126,8 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     test = split.test[: config.test_commands]
     decoder = jax.jit(jax.vmap(greedy_decoder(model, config.max_length), in_axes=(0, None, None)))
     commands = [encode(words, pair[0]) for pair in test]
-    right = np.zeros((config.num_seeds, len(test)), bool)
-    for seed in range(config.num_seeds):
+    right = np.zeros((config.seeds, len(test)), bool)
+    for seed in range(config.seeds):
         outputs = decode_all(lambda s, n, i=seed: decoder(states.params, s, n).tokens[i], commands, 256, 10)
         right[seed] = [decode(acts, out) == list(pair[1]) for out, pair in zip(outputs, test, strict=True)]
     accuracy = right.mean(1)
@@ -167,7 +167,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     )
     return {
         "accuracy": float(accuracy.mean()),
-        "accuracy_sd": float(accuracy.std(ddof=min(1, config.num_seeds - 1))),
+        "accuracy_sd": float(accuracy.std(ddof=min(1, config.seeds - 1))),
         "accuracy_best": float(accuracy.max()),
         "token_accuracy_forced": float(report.accuracy[0]),
         "token_accuracy_free": float(report.accuracy[-1]),

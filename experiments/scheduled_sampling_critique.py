@@ -54,7 +54,7 @@ RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Config:
     """All rates and seeds of a part train side by side."""
 
-    num_seeds: int = 5
+    seeds: int = 5
     bit_steps: int = 1500
     bit_batch: int = 512
     bass_rates: tuple[float, ...] = (1.0, 0.5, 0.0)
@@ -68,7 +68,7 @@ class Config:
     seed: int = 0
 
 
-SMOKE = Config(num_seeds=1, bit_steps=5, bit_batch=8, bass_seeds=1, bass_steps=2, bass_batch=2, hidden_size=4)
+SMOKE = Config(seeds=1, bit_steps=5, bit_batch=8, bass_seeds=1, bass_steps=2, bass_batch=2, hidden_size=4)
 
 
 class Params(NamedTuple):
@@ -122,7 +122,7 @@ def train(cell: Any, init: Any, rates: jax.Array, tasks: Any, config: Config, st
 def bits(config: Config, log: Any) -> np.ndarray:
     """KL(data || model) in bits, exactly, of every rate and seed: [R, N]."""
     cell = stack(gru(8), dense(2))
-    rates = jnp.repeat(jnp.asarray(RATES), config.num_seeds)
+    rates = jnp.repeat(jnp.asarray(RATES), config.seeds)
     rng = np.random.default_rng(config.seed)
 
     def tasks() -> Any:
@@ -137,7 +137,7 @@ def bits(config: Config, log: Any) -> np.ndarray:
         log_q = -token_nll(predict(cell, params, both, 1.0, argmax), jnp.asarray(both.targets)).sum(0)
         return (jnp.log(0.5) - log_q).mean() / jnp.log(2.0)
 
-    return np.asarray(jax.jit(jax.vmap(kl))(params)).reshape(len(RATES), config.num_seeds)
+    return np.asarray(jax.jit(jax.vmap(kl))(params)).reshape(len(RATES), config.seeds)
 
 
 def bass(config: Config, log: Any) -> tuple[np.ndarray, np.ndarray]:
