@@ -165,3 +165,24 @@ def test_logging_without_step_or_directory_is_refused(tmp_path):
         run_logger(tmp_path / "nowhere"),
     ):
         pass
+
+
+def test_rows_after_a_step_are_taken_back_and_kept_elsewhere(tmp_path):
+    with run_logger(tmp_path) as log:
+        for step in (2, 4, 6):
+            log({"step": step, "train/loss": float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "train/lo')  # a process was killed here
+    with run_logger(tmp_path) as log:
+        stayed = log.rewind(4)
+        log({"step": 6, "train/loss": 6.5})
+    assert [(row["step"], row["train/loss"]) for row in stayed] == [(2, 2.0), (4, 4.0)]
+    assert [(row["step"], row["train/loss"]) for row in read_metrics(tmp_path)] == [(2, 2.0), (4, 4.0), (6, 6.5)]
+    superseded = (tmp_path / "metrics.superseded.jsonl").read_text().splitlines()
+    assert [json.loads(line)["train/loss"] for line in superseded] == [6.0]
+
+
+def test_rows_of_many_runs_hold_lists(tmp_path):
+    with run_logger(tmp_path) as log:
+        log({"step": 1, "train/loss": np.array([0.5, 0.25]), "seconds": 2.0})
+    assert read_metrics(tmp_path)[0]["train/loss"] == [0.5, 0.25]
