@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from rnn_jax.training import create_states, make_train_step, make_train_steps
+from rnn_jax.training import create_state, create_states, make_train_step, make_train_steps, seed_keys
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:
@@ -38,3 +39,32 @@ def test_each_run_equals_a_run_alone() -> None:
         np.testing.assert_allclose(states.params["w"][n], state.params["w"], rtol=1e-5)
         np.testing.assert_allclose(metrics["loss"].total[n], one["loss"].total, rtol=1e-5)
     assert step._cache_size() == 1
+
+
+def test_every_run_may_have_its_own_learning_rate() -> None:
+    schedule = optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), schedule)
+    keys, rates = seed_keys(4, 3), [0.1, 0.03, 0.3]
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    states, step = create_states(init, tx, keys, learning_rate=rates), make_train_steps(loss_fn, tx)
+    for _ in range(3):
+        states, _ = step(states, jnp.ones(3), xs)
+    for n, rate in enumerate(rates):
+        plain = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+        init_key, train_key = jax.random.split(jax.random.key(4 + n))
+        state, alone = create_state(init(init_key), plain, train_key), make_train_step(loss_fn, plain)
+        for _ in range(3):
+            state, _ = alone(state, (jnp.float32(1), xs))
+        np.testing.assert_allclose(states.params["w"][n], state.params["w"], atol=1e-5)  # betas are float32 there
+
+
+def test_hyper_parameters_that_do_not_fit_are_refused() -> None:
+    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    with pytest.raises(
+        ValueError, match=r"`learning_rate` must have a value for each of the runs, \(3,\), got shape \(2,\)"
+    ):
+        create_states(init, tx, seed_keys(0, 3), learning_rate=[0.1, 0.2])
+    with pytest.raises(ValueError, match="`tx` must have the hyper-parameter decay by optax"):
+        create_states(init, tx, seed_keys(0, 3), decay=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="`num` must be"):
+        seed_keys(0, 0)
