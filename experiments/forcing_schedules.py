@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments._many import fit_many
 from experiments._melodies import Melodies, Task, collate, load_melodies, windows
 from experiments.claims import at_least, at_most
 from experiments.cli import main
@@ -35,7 +36,7 @@ from rnn_jax.forcing import argmax, sample
 from rnn_jax.metrics import mean_value, tally
 from rnn_jax.plotting import FAINT, PALETTE, exposure_curves, finish, new_axes, save
 from rnn_jax.report import write_report
-from rnn_jax.training import create_states, make_train_step, make_train_steps, run_logger
+from rnn_jax.training import create_states, make_train_step, make_train_steps
 
 SCHEDULES = {
     "always": ("constant", 1.0, 1.0),
@@ -151,7 +152,7 @@ def time_steps(model: Harmoniser, task: Task) -> dict[str, float]:
     return milliseconds
 
 
-def train(model: Harmoniser, config: Config, melodies: Melodies, log: Any) -> tuple[Any, int]:
+def train(model: Harmoniser, config: Config, melodies: Melodies, folder: Path) -> tuple[Any, int]:
     """Parameters [schedules x seeds, ...] and how many programs it took."""
     moving = max(1, round(config.schedule_part * config.num_steps))
     rates = [forcing_schedule(kind, moving, start=start, end=end) for kind, start, end in SCHEDULES.values()]
@@ -167,11 +168,7 @@ def train(model: Harmoniser, config: Config, melodies: Melodies, log: Any) -> tu
     seeds = jnp.tile(jax.random.split(jax.random.key(config.seed), config.seeds), len(SCHEDULES))
     states, step = create_states(model.init, tx, seeds), make_train_steps(loss_fn, tx)
     batches = windows(melodies.train, config.batch_size, config.window, config.seed)
-    for index, task in zip(range(config.num_steps), batches, strict=False):
-        states, metrics = step(states, which, task)
-        if index % max(1, config.num_steps // 50) == 0 or index + 1 == config.num_steps:
-            losses = np.asarray(metrics["loss"].total).reshape(len(SCHEDULES), -1).mean(1)
-            log({"step": index + 1} | {f"train/{name}": float(x) for name, x in zip(SCHEDULES, losses, strict=True)})
+    states, _ = fit_many(folder, states, step, which, batches, config.num_steps)
     return states.params, step._cache_size()
 
 
@@ -213,8 +210,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float]:
     model = build(config, melodies)
     test = collate(melodies.test)
     metrics: dict[str, float] = time_steps(model, next(windows(melodies.train, config.batch_size, config.window, 0)))
-    with run_logger(run_dir) as log:
-        params, metrics["programs"] = train(model, config, melodies, log)
+    params, metrics["programs"] = train(model, config, melodies, run_dir)
 
     def accuracy_at(params: Params, rate: jax.Array) -> jax.Array:
         scores = score(model, params, test, rate, jax.random.key(0))

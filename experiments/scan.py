@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import optax
 
+from experiments._many import fit_many
 from experiments._seq2seq import ForcingConfig, decode_all, greedy_decoder, pair_exposure, pair_loss
 from experiments.claims import at_least, at_most
 from experiments.cli import main
@@ -38,7 +39,7 @@ from rnn_jax.plotting import PALETTE, attention_map, exposure_curves, new_axes, 
 from rnn_jax.plotting.style import finish
 from rnn_jax.report import write_report
 from rnn_jax.seq2seq import Seq2Seq, alignment, init_seq2seq, rnn_seq2seq
-from rnn_jax.training import create_states, describe_fit, fit, make_train_steps, open_checkpoints, run_logger
+from rnn_jax.training import create_states, describe_fit, make_train_steps
 
 CLAIMS = (
     at_least("accuracy", 0.98, source="Lake & Baroni 2018: 0.998", when={"split": "simple"}),
@@ -112,16 +113,8 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
 
     step = make_train_steps(seed_loss, tx)
     nothing = np.zeros(config.seeds, np.int32)
-    with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
-        states, info = fit(
-            states,
-            lambda states, batch: step(states, nothing, batch),
-            pair_stream(sources, targets, config.batch_size, config.seed, multiple=10),
-            num_steps=config.num_steps,
-            log=log,
-            log_every=max(1, config.num_steps // 100),
-            checkpoints=checkpoints,
-        )
+    batches = pair_stream(sources, targets, config.batch_size, config.seed, multiple=10)
+    states, info = fit_many(run_dir, states, step, nothing, batches, config.num_steps, rows=100)
 
     test = split.test[: config.test_commands]
     decoder = jax.jit(jax.vmap(greedy_decoder(model, config.max_length), in_axes=(0, None, None)))

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments._many import fit_many
 from experiments._melodies import Task, collate, load_melodies, windows
 from experiments.claims import at_least, at_most
 from experiments.cli import main
@@ -40,7 +41,7 @@ from rnn_jax.losses import token_nll
 from rnn_jax.metrics import masked_mean
 from rnn_jax.plotting import PALETTE, finish, new_axes, save
 from rnn_jax.report import write_report
-from rnn_jax.training import create_states, make_train_steps, run_logger
+from rnn_jax.training import create_states, make_train_steps
 
 CLAIMS = (
     at_most("bits_max_error", 0.02, source="closed form after Huszar 2015, arXiv:1511.05101"),
@@ -93,7 +94,7 @@ def predict(cell: Any, params: Params, task: Task, mask: Any, feedback: Any, key
     )[1]
 
 
-def train(cell: Any, init: Any, rates: jax.Array, tasks: Any, config: Config, steps: int, log: Any, name: str) -> Any:
+def train(cell: Any, init: Any, rates: jax.Array, tasks: Any, config: Config, steps: int, folder: Path) -> Any:
     """Parameters [N, ...] of trained models, number n of which read the truth with probability rates[n]."""
 
     def loss_fn(params: Params, batch: tuple[jax.Array, Task], *, key: jax.Array, step: jax.Array) -> Any:
@@ -111,15 +112,10 @@ def train(cell: Any, init: Any, rates: jax.Array, tasks: Any, config: Config, st
     )
     states = create_states(init, tx, jax.random.split(jax.random.key(config.seed), len(rates)))
     step = make_train_steps(loss_fn, tx)
-    for index, task in zip(range(steps), tasks, strict=False):
-        states, metrics = step(states, rates, task)
-        if index % max(steps // 20, 1) == 0 or index + 1 == steps:
-            losses = np.asarray(metrics["loss"].total)
-            log({"step": index + 1} | {f"{name}/loss_{n}": float(loss) for n, loss in enumerate(losses)})
-    return states.params
+    return fit_many(folder, states, step, rates, tasks, steps, rows=20)[0].params
 
 
-def bits(config: Config, log: Any) -> np.ndarray:
+def bits(config: Config, folder: Path) -> np.ndarray:
     """KL(data || model) in bits, exactly, of every rate and seed: [R, N]."""
     cell = stack(gru(8), dense(2))
     rates = jnp.repeat(jnp.asarray(RATES), config.seeds)
@@ -130,7 +126,7 @@ def bits(config: Config, log: Any) -> np.ndarray:
             coins = rng.integers(0, 2, config.bit_batch).astype(np.int32)
             yield Task(targets=np.stack([coins, coins]), lengths=np.full(config.bit_batch, 2), inputs=None)
 
-    params = train(cell, partial(init, cell, 2, 4, 0), rates, tasks(), config, config.bit_steps, log, "bits")
+    params = train(cell, partial(init, cell, 2, 4, 0), rates, tasks(), config, config.bit_steps, folder)
     both = Task(targets=np.array([[0, 1], [0, 1]], np.int32), lengths=np.array([2, 2]), inputs=None)
 
     def kl(params: Params) -> jax.Array:
@@ -140,14 +136,14 @@ def bits(config: Config, log: Any) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(kl))(params)).reshape(len(RATES), config.seeds)
 
 
-def bass(config: Config, log: Any) -> tuple[np.ndarray, np.ndarray]:
+def bass(config: Config, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Test errors of every rate and seed, next-step and free-running: [2, R, N], and by position [2, R, T]."""
     data = load_melodies()
     cell = stack(gru(config.hidden_size), dense(data.num_classes))
     rates = jnp.repeat(jnp.asarray(config.bass_rates), config.bass_seeds)
     tasks = windows(data.train, config.bass_batch, 64, config.seed)
     start = partial(init, cell, data.num_classes, 16, data.train[0].inputs.shape[1])
-    params = train(cell, start, rates, tasks, config, config.bass_steps, log, "bass")
+    params = train(cell, start, rates, tasks, config, config.bass_steps, folder)
     test = collate(data.test)
     real = np.arange(len(test.targets))[:, None] < test.lengths[None]
 
@@ -187,9 +183,8 @@ def draw(config: Config, kl: np.ndarray, by_position: np.ndarray, run_dir: Path)
 
 def run(config: Config, run_dir: Path) -> dict[str, float]:
     """Trains and judges both parts."""
-    with run_logger(run_dir) as log:
-        kl = bits(config, log)
-        errors, by_position = bass(config, log)
+    kl = bits(config, run_dir / "bits")
+    errors, by_position = bass(config, run_dir)
     theory = np.log2(2 / (1 + np.asarray(RATES)))
     metrics = {"bits_max_error": float(np.abs(kl.mean(1) - theory).max())}
     metrics["bits_worst_seed_error"] = float(np.abs(kl - theory[:, None]).max())

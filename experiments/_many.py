@@ -1,0 +1,44 @@
+"""Training of many models in one program, for experiments that compare settings and seeds."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rnn_jax.training import FitInfo, TrainState, fit, open_checkpoints, run_logger
+
+
+def fit_many(
+    folder: Path,
+    states: TrainState,
+    step: Callable[..., Any],
+    settings: Any,
+    batches: Iterable[Any],
+    num_steps: int,
+    *,
+    rows: int = 50,
+) -> tuple[TrainState, FitInfo]:
+    """Trains all models on the same batches, with logs and checkpoints in a folder, and goes on where it stands.
+
+    Args:
+        folder: made if it is missing.
+        states: from `create_states`.
+        step: from `make_train_steps`.
+        settings: what is each model's own, arrays [N, ...].
+        batches: what they share; deterministic, since it is walked through again on resuming.
+        num_steps: how many steps.
+        rows: about how many rows are logged.
+
+    Returns:
+        The last states, and what happened.
+    """
+    folder.mkdir(exist_ok=True)
+    with run_logger(folder) as log, open_checkpoints(folder) as checkpoints:
+        return fit(
+            states,
+            lambda states, batch: step(states, settings, batch),
+            batches,
+            num_steps=num_steps,
+            log=log,
+            log_every=max(1, num_steps // rows),
+            checkpoints=checkpoints,
+        )
