@@ -271,7 +271,8 @@ def results_table() -> str:
         for claim in load_experiment(name).claims:
             for stem, result in results.items():
                 if applies(claim, result["config"]):
-                    device = f"{result['device']['cpu_count']} cores" if result["device"]["backend"] == "cpu" else ""
+                    cores = result["device"]["cpu_count"]
+                    device = f"{cores} core{'s' * (cores != 1)}" if result["device"]["backend"] == "cpu" else ""
                     where = device or f"{result['device']['count']} x {result['device']['kind']}"
                     value = result["metrics"].get(claim.metric, "missing")
                     text = f"{value:.3f}" if is_number(value) else str(value)

@@ -61,7 +61,7 @@ def describe_environment() -> dict[str, Any]:
 
     Returns:
       a dict with `python`, `versions` (of rnn_jax, jax, flax, ...; None where a package is not
-      installed), `platform`, `backend`, `device_kind`, `device_count`, `cpu_count`, `commit` and
+      installed), `platform`, `backend`, `device_kind`, `device_count`, `cpu_count` (cores it may use), `commit` and
       `dirty` (of the checkout rnn_jax is imported from; None outside of one), `start_time` (ISO
       8601 with offset) and `command`.
 
@@ -80,7 +80,7 @@ def describe_environment() -> dict[str, Any]:
         "backend": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": _usable_cores(),
         "commit": commit,
         "dirty": dirty,
     }
@@ -157,6 +157,11 @@ def _new_directory(parent: Path, stamp: str) -> Path:
             return path
         except FileExistsError:
             count += 1
+
+
+def _usable_cores() -> int | None:
+    """The cores this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(name: str) -> str | None:
