@@ -27,9 +27,11 @@ steps instead of 0.999). The LSTM is forced at its input, not in its state. With
 the same kind is used.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,10 +48,11 @@ from rnn_jax.analysis import newton_in_time, power_spectrum_distance, state_spac
 from rnn_jax.data.dynamical import LORENZ63_EXPONENT, load_lorenz63
 from rnn_jax.forcing import forced_carry_inputs, forced_unroll, identity, sparse_forcing_mask, with_forced_carry
 from rnn_jax.forcing.strength import anneal_alpha, forced_alpha
+from rnn_jax.metrics import Mean
 from rnn_jax.plotting import save
 from rnn_jax.plotting.dynamics import attractors, seed_curves
 from rnn_jax.report import write_report
-from rnn_jax.training import TrainState, create_state, run_logger
+from rnn_jax.training import Metrics, TrainState, create_state, fit, open_checkpoints, run_logger
 
 _HESS = "Hess et al. 2023: a valley between exploding gradients and plain teacher forcing"
 CLAIMS = (
@@ -167,7 +170,7 @@ def next_state(predict: Predict, params: Any, state: jax.Array, truth: jax.Array
     return predict(params, 1.0, jnp.stack([mixed, mixed]))[0]
 
 
-def train(network: Network, data: jax.Array, config: Config, log: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+def train(network: Network, data: jax.Array, config: Config, folder: Path) -> tuple[Any, np.ndarray, np.ndarray]:
     """Trains all settings and seeds: parameters [R, P, ...], adaptive alphas [R], late norms of gradients [R, P]."""
     init, predict, _, weights, num_steps = network
     adaptive = np.isnan(weights).all(axis=-1)
@@ -189,7 +192,8 @@ def train(network: Network, data: jax.Array, config: Config, log: Any) -> tuple[
         each = jax.vmap(losses)(params, alpha, xs)
         return each.sum(), each
 
-    def update(state: TrainState, _: None) -> tuple[TrainState, Any]:
+    @partial(jax.jit, donate_argnums=0)
+    def update(state: TrainState, _: int) -> tuple[TrainState, Metrics]:
         xs = jax.vmap(windows)(jax.random.split(jax.random.fold_in(state.key, state.step), config.seeds))
         params, alpha = state.params, state.carry
         if adaptive.any():
@@ -205,17 +209,30 @@ def train(network: Network, data: jax.Array, config: Config, log: Any) -> tuple[
         grads = jax.tree.map(lambda g: jnp.nan_to_num(g * tree.expand(scale, g), posinf=0, neginf=0), grads)
         updates, opt_state = tx.update(grads, state.opt_state, params)
         params = optax.apply_updates(params, updates)
-        return TrainState(state.step + 1, params, opt_state, state.key, alpha), (each, norms)
+        metrics = {"loss": finite(each), "log_gradient_norm": finite(jnp.log(norms)), "adaptive_alpha": finite(alpha)}
+        return TrainState(state.step + 1, params, opt_state, state.key, alpha), metrics
 
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     params = jax.jit(jax.vmap(lambda key: jax.vmap(lambda _: init(key))(jnp.arange(len(weights)))))(keys)
     state = create_state(params, tx, jax.random.key(config.seed + 1), jnp.ones(config.seeds))
-    chunk = jax.jit(lambda state: jax.lax.scan(update, state, length=config.log_every), donate_argnums=0)
-    norms = np.zeros(0)
-    for _ in range(-(-num_steps // config.log_every)):
-        state, (each, norms) = chunk(state)
-        log(int(state.step), np.asarray(each).mean((0, 1)), np.asarray(state.carry))
-    return state.params, np.asarray(state.carry), np.median(norms, axis=0)
+    with run_logger(folder) as log, open_checkpoints(folder) as checkpoints:
+        state, info = fit(
+            state,
+            update,
+            itertools.repeat(0),
+            num_steps=num_steps,
+            log=log,
+            log_every=config.log_every,
+            checkpoints=checkpoints,
+        )
+    norms = np.exp(info.history[-1]["train/log_gradient_norm"]).reshape(config.seeds, len(weights))
+    return state.params, np.asarray(state.carry), norms
+
+
+def finite(values: jax.Array) -> Mean:
+    """Each number for itself, those that are not finite left out."""
+    values, real = values.ravel(), jnp.isfinite(values.ravel())
+    return Mean(total=jnp.where(real, values, 0), count=real.astype(values.dtype))
 
 
 def judge(predict: Predict, params: Any, test: np.ndarray, config: Config) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -295,18 +312,14 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int | str]:
     data, num = jnp.asarray(train_data), len(config.alphas)
     networks = {"shPLRNN": piecewise_linear(config), "LSTM": gated(config)}
     tables, params, runs, chosen, rows = {}, {}, {}, {}, []
-    with run_logger(run_dir) as log:
-        for label, network in networks.items():
-
-            def tell(step: int, losses: np.ndarray, alpha: np.ndarray, label: str = label) -> None:
-                each = zip(networks[label].settings, losses, strict=True)
-                log({"step": step, f"{label}/adaptive alpha": alpha.mean()} | {f"{label}/{s}/loss": x for s, x in each})
-
-            params[label], chosen[label], norms = train(network, data, config, tell)
-            tables[label], runs[label] = judge(network.predict, params[label], test, config)
-            tables[label]["gradient norm"] = norms
-            leaves = jax.tree_util.tree_leaves_with_path(params[label])
-            np.savez(run_dir / f"{label}.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+    for label, network in networks.items():
+        folder = run_dir if label == "shPLRNN" else run_dir / label
+        folder.mkdir(exist_ok=True)
+        params[label], chosen[label], norms = train(network, data, config, folder)
+        tables[label], runs[label] = judge(network.predict, params[label], test, config)
+        tables[label]["gradient norm"] = norms
+        leaves = jax.tree_util.tree_leaves_with_path(params[label])
+        np.savez(run_dir / f"{label}.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
 
     sh, divergence = networks["shPLRNN"], tables["shPLRNN"]["D_stsp"]
     mean = divergence.mean(0)

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rnn_jax.training.fingerprint import fingerprint
+from rnn_jax.training.state import with_empty, without_empty
 
 __all__ = ["CheckpointError", "Checkpoints", "Progress", "Restored", "open_checkpoints"]
 
@@ -154,7 +155,7 @@ def open_checkpoints(
             return
         arrays = {"state": state} if best is None else {"state": state, "best": best}
         marks = {name: fingerprint(tree) for name, tree in arrays.items()}
-        items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items: dict[str, Any] = {name: ocp.args.StandardSave(without_empty(tree)) for name, tree in arrays.items()}
         facts = {"fingerprints": marks, "arrays": _outline(state)}
         items["progress"] = ocp.args.JsonSave({**facts, **progress._asdict()})
         value = {}
@@ -226,16 +227,17 @@ def _read(manager: ocp.CheckpointManager, step: int, like: Any) -> Restored:
     """Reads one checkpoint and compares the fingerprints."""
     args = ocp.args.Composite(progress=ocp.args.JsonRestore())
     held = dict(manager.restore(step, args=args)["progress"])
-    marks, arrays = held.pop("fingerprints"), held.pop("arrays")
-    if other := _differences(arrays, _outline(like)):
+    marks, outline = held.pop("fingerprints"), held.pop("arrays")
+    if other := _differences(outline, _outline(like)):
         raise CheckpointError(f"it holds another state than this run: {'; '.join(other[:5])}")
-    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, without_empty(like))
     args = ocp.args.Composite(**{name: ocp.args.StandardRestore(shapes) for name in marks})
-    arrays = manager.restore(step, args=args)
+    held_arrays = manager.restore(step, args=args)
+    arrays = {name: with_empty(held_arrays[name], like) for name in marks}
     for name, mark in marks.items():
         if (found := fingerprint(arrays[name])) != mark:
             raise CheckpointError(f"its {name} has fingerprint {found}, written was {mark}")
-    return Restored(step, arrays["state"], arrays["best"] if "best" in marks else None, Progress(**held), ())
+    return Restored(step, arrays["state"], arrays.get("best"), Progress(**held), ())
 
 
 def _outline(tree: Any) -> dict[str, str]:

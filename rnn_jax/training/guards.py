@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rnn_jax.training.run_dir import to_plain
+from rnn_jax.training.state import with_empty, without_empty
 
 __all__ = ["Guard", "PostMortem", "describe", "is_spike", "load_post_mortem", "save_post_mortem"]
 
@@ -99,7 +100,7 @@ def save_post_mortem(
     about = {"step": step, "reason": reason, "metrics": metrics, "ids": ids}
     (folder / "about.json").write_text(json.dumps(to_plain(about), indent=2) + "\n", encoding="utf-8")
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((folder / "state").resolve(), state)
+        checkpointer.save((folder / "state").resolve(), without_empty(state))
     return folder
 
 
@@ -123,7 +124,8 @@ def load_post_mortem(folder: str | Path, like: Any) -> PostMortem:
     with np.load(folder / "batch.npz") as file:
         batch = dict(file)
     with ocp.StandardCheckpointer() as checkpointer:
-        return PostMortem(about, batch, checkpointer.restore((folder / "state").resolve(), like))
+        held = checkpointer.restore((folder / "state").resolve(), without_empty(like))
+    return PostMortem(about, batch, with_empty(held, like))
 
 
 def describe(value: Any) -> str:

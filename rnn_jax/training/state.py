@@ -93,6 +93,17 @@ def copy_state(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 
+def without_empty(state: Any) -> Any:
+    """A tree with None for arrays without elements, which orbax cannot save."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, state)
+
+
+def with_empty(held: Any, like: Any) -> Any:
+    """The arrays of a tree that went through `without_empty`, in the structure of another, whose empty ones it gets."""
+    rest = iter(jax.tree.leaves(held))
+    return jax.tree.map(lambda leaf: next(rest) if leaf.size else leaf, like)
+
+
 def _fresh(leaf: Any) -> jax.Array:
     """A strongly typed array: a weakly typed one would change its type in the first update."""
     array = jnp.asarray(leaf)

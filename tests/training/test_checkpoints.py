@@ -40,7 +40,7 @@ def steps_of(checkpoints):
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    carry = (jnp.ones((2, 3), jnp.bfloat16), jnp.array([True, False]))
+    carry = (jnp.ones((2, 3), jnp.bfloat16), jnp.zeros((2, 0)), jnp.array([True, False]))
     state, best = state_of(1, carry), state_of(2, carry)
     progress = page(7, best_step=5, best_value=0.1 + 0.2)
     with open_checkpoints(tmp_path) as checkpoints:
