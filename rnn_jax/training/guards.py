@@ -21,13 +21,13 @@ class Guard(NamedTuple):
     """When `fit` takes notice.
 
     A loss or gradient that is not finite stops a run, unless its step was made with `when_not_finite="skip"`: then it
-    leaves such steps out, and stops only when there are too many in a row.
+    leaves such steps out, and stops only when there are too many in a row, in all runs of one program.
 
     Args:
       max_skipped: so many steps left out in a row stop a run.
       spike: a loss this many times the median of the last 100 is noted, and the batch and state are saved to look at;
         None: losses are not watched. For losses that are positive.
-      max_saved: how many such cases are saved at most.
+      max_saved: how many cases are noted, and saved, at most.
 
     Example:
       >>> Guard(spike=3.0).max_skipped

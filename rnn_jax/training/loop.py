@@ -202,9 +202,11 @@ def _look(
     """Stops at numbers that make no sense, notes those that are strange."""
 
     def saved(reason: str) -> str:
-        if checkpoints is None or book.saved >= guard.max_saved:
+        if book.saved >= guard.max_saved:
             return ""
         book.saved += 1
+        if checkpoints is None:
+            return ""
         ids, batch = done.item if isinstance(done.item, Numbered) else (None, done.item)
         folder = checkpoints.folder.parent
         where = save_post_mortem(folder, done.step, reason, state=state, batch=batch, metrics=means, ids=ids)
@@ -218,11 +220,11 @@ def _look(
             f"{numbers}; training stopped{saved(numbers)}. "
             "Lower the learning rate, clip the gradients, or look at the batch of this step"
         )
-    book.skipped = book.skipped + 1 if left_out.any() else 0
+    book.skipped = book.skipped + 1 if left_out.all() else 0  # of many runs: all of them
     if book.skipped > guard.max_skipped:
         reason = f"{book.skipped} steps in a row had a loss or gradient that is not finite, up to step {done.step}"
         raise FloatingPointError(f"{reason}; training stopped{saved(reason)}")
-    if book.skipped and book.saved < guard.max_saved:
+    if left_out.any() and book.saved < guard.max_saved:
         reason = f"step {done.step} was left out: its loss or gradient is not finite"
         book.notes.append(reason.capitalize() + saved(reason))
     mean = float(np.mean(loss))
