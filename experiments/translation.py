@@ -8,7 +8,15 @@ Published with the same data: an attention GRU of 20.5 million parameters reache
 36.5. Here BLEU is sacrebleu's on lower-cased, detokenised text with its tokeniser 13a, so that anyone can compute it.
 
     pip install -e ".[text]"                           # subwords and BLEU
-    python -m experiments.translation                  # at most 100 minutes on 2 cores
+    python -m experiments.translation                  # 60 to 100 minutes on 2 cores
+
+Reached: 40.6 greedy, 42.4 with six beams, by 4.8 million parameters (one seed). What differs from the published model
+besides size: subwords instead of words, label smoothing, one matrix for reading and writing target tokens, Luong's
+attention, dropout 0.35, 20 epochs, forced throughout, and BLEU of detokenised text.
+
+The exposure report scores the true translation while the model reads its own: a free-running model says the same in
+other words and at other positions, which that loss counts as wrong. It shows how far one wrong word carries, not how
+good translations are.
     python -m experiments.translation --teacher-forcing-ratio 0.5
 
 The best parameters are those with the best BLEU on the validation set, decoded greedily: validation runs freely. Words
