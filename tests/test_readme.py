@@ -1,4 +1,4 @@
-"""The README's example is a test, and its tables name what exists."""
+"""The examples of the README and of docs/ are tests, and their tables name what exists."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,17 @@ import jax.numpy as jnp
 
 from experiments.catalogue import results_table
 from rnn_jax import CELLS, unroll
+from rnn_jax.training import read_metrics
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def block(marker: str) -> str:
-    match = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert match, f"README.md has no block marked {marker!r}"
+TRAINING = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def block(marker: str, page: str = README) -> str:
+    match = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", page, re.DOTALL)
+    assert match, f"there is no block marked {marker!r}"
     return match[1]
 
 
@@ -39,6 +43,19 @@ def test_the_forcing_example_is_one_program_from_forced_to_free() -> None:
     assert jnp.allclose(names["forced"], shifted, atol=1e-5)
     assert jnp.allclose(names["free"][0], shifted[0], atol=1e-5)
     assert not jnp.allclose(names["free"], shifted, atol=1e-2)
+
+
+def test_the_training_example_trains_and_is_there_at_once_when_run_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first: dict = {}
+    again: dict = {}
+    exec(compile(block("training example", TRAINING), "training.md", "exec"), first)
+    errors = [row["train/error"] for row in read_metrics(tmp_path / "runs" / "waves")]
+    assert errors[-1] < 0.1 * errors[0]
+    exec(compile(block("training example", TRAINING), "training.md", "exec"), again)
+    assert again["info"].history == first["info"].history
+    for one, other in zip(*(jax.tree.leaves(names["state"].params) for names in (first, again)), strict=True):
+        assert (one == other).all()
 
 
 def test_the_commands_do_their_own_set_up() -> None:

@@ -160,7 +160,7 @@ def scaled(updates: Any, scale: jax.Array) -> Any:
 
 def make_evaluate(
     metrics_fn: Callable[[Any, Any], Metrics],
-) -> Callable[[Any, Iterable[Any]], dict[str, float]]:
+) -> Callable[[Any, Iterable[Any]], dict[str, Any]]:
     """Builds `evaluate(params, batches) -> {name: mean}` over a whole data set.
 
     Totals and counts are summed over the batches in float64 on the host and divided once, so
@@ -168,7 +168,8 @@ def make_evaluate(
 
     Args:
       metrics_fn: `metrics_fn(params, batch) -> {name: Mean}`, without randomness; compiled once
-        for each shape of batch.
+        for each shape of batch. Under `vmap` over the parameters of N runs its means are arrays [N], and so are those
+        that come out.
 
     Returns:
       the evaluation. It raises `ValueError` where `batches` is empty; a metric that counted
@@ -183,7 +184,7 @@ def make_evaluate(
     """
     compiled = jax.jit(metrics_fn)
 
-    def evaluate(params: Any, batches: Iterable[Any]) -> dict[str, float]:
+    def evaluate(params: Any, batches: Iterable[Any]) -> dict[str, Any]:
         parts = jax.device_get([compiled(params, batch) for batch in batches])
         if not parts:
             raise ValueError("`batches` must hold at least one batch, got none")
@@ -192,8 +193,8 @@ def make_evaluate(
     return evaluate
 
 
-def mean_on_host(parts: list[Mean]) -> float:
-    """Merges pairs of host scalars in float64 and divides; 0 where nothing was counted."""
-    total = sum(float(np.asarray(part.total)) for part in parts)
-    count = sum(float(np.asarray(part.count)) for part in parts)
-    return total / count if count else 0.0
+def mean_on_host(parts: list[Mean]) -> Any:
+    """Merges pairs of host scalars (or arrays) in float64 and divides; 0 where nothing was counted."""
+    total, count = (sum(np.asarray(part[i], np.float64) for part in parts) for i in (0, 1))
+    mean = np.divide(total, count, out=np.zeros_like(count), where=count != 0)
+    return float(mean) if mean.ndim == 0 else mean
