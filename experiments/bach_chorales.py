@@ -23,6 +23,8 @@ seeds, standard deviation 0.01):
     python -m experiments.bach_chorales --dataset jsb --hidden-size 150 --dropout 0.5 \
         --window 160 --batch-size 20 --num-steps 2000 --max-seconds 1200
 
+Batches are split over all devices that there are, where their number divides the batch size.
+
 It leaves in the run directory: composed chorales as MIDI, WAV and pictures, one from nothing and one that continues the
 opening of a held-out piece; learning curves; the best parameters; report.md.
 """
@@ -51,18 +53,26 @@ from rnn_jax.report import write_report
 from rnn_jax.training import (
     Validation,
     create_state,
+    data_mesh,
     describe_fit,
     fit,
+    is_writer,
+    local_rows,
     make_evaluate,
     make_train_step,
+    on_mesh,
     open_checkpoints,
+    place_state,
     run_logger,
+    to_host,
 )
 
 CLAIMS = (
     at_most("test_nll", 8.7, source="Chung et al. 2014, table 2: LSTM 8.67, GRU 8.54", when={"dataset": "jsb"}),
     at_most("test_nll_over_repeat", 0.5, source="wide margin over the better baseline", when={"dataset": "chorales"}),
 )
+
+INTRO = "Negative log-likelihood in nats per frame; lower is better. The first frame of a piece is not counted."
 
 
 @dataclass(frozen=True)
@@ -168,11 +178,12 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
     evaluate = make_evaluate(lambda params, batch: {"nll": music_nll(model, params, batch)})
     splits = {"valid": pad(pieces.splits.valid), "test": pad(pieces.splits.test)}
+    mesh = data_mesh(config.batch_size)
     with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         best, info = fit(
-            create_state(params, tx, train_key),
-            make_train_step(partial(loss_fn, model, config.dropout), tx),
-            training_batches(pieces, config.batch_size, config.window, config.seed),
+            place_state(create_state(params, tx, train_key), mesh),
+            on_mesh(make_train_step(partial(loss_fn, model, config.dropout), tx), mesh),
+            training_batches(pieces, config.batch_size, config.window, config.seed, rows=partial(local_rows, mesh)),
             num_steps=config.num_steps,
             validation=Validation(lambda p: evaluate(p, [splits["valid"]]), config.eval_every, "nll"),
             log=log,
@@ -181,26 +192,28 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
         )
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((run_dir / "params").resolve(), best.params)
+    best_params = to_host(best.params)
     metrics: dict[str, float] = {}
     floors = {split: music_baselines(model.frames, pieces, split) for split in splits}
     rows = []
     for split, batch in splits.items():
-        nll = evaluate(best.params, [batch])["nll"]
+        nll = evaluate(best_params, [batch])["nll"]
         rows.append({"split": split, f"{config.num_layers} x {config.cell}-{config.hidden_size}": nll, **floors[split]})
         metrics |= {f"{split}_nll": nll, **{f"{split}_{name}": value for name, value in floors[split].items()}}
     metrics["test_nll_over_repeat"] = metrics["test_nll"] / metrics["test_repeat"]
-    figures, files = write_music(config, run_dir, model, best.params, pieces)
-    curves = learning_curves(info.history, "nll", baselines=floors["valid"])
-    figures["Learning curves, nats per frame"] = save(curves.figure, run_dir / "figures" / "learning_curves.png")
-    write_report(
-        run_dir,
-        title=f"Chorales by a recurrent network ({config.dataset})",
-        intro="Negative log-likelihood in nats per frame; lower is better. The first frame of a piece is not counted.",
-        metrics_rows=rows,
-        figures=figures,
-        links=files,
-        notes=[describe_fit(info, config.num_steps)],
-    )
+    if is_writer():
+        figures, files = write_music(config, run_dir, model, best_params, pieces)
+        curves = learning_curves(info.history, "nll", baselines=floors["valid"])
+        figures["Learning curves, nats per frame"] = save(curves.figure, run_dir / "figures" / "learning_curves.png")
+        write_report(
+            run_dir,
+            title=f"Chorales by a recurrent network ({config.dataset})",
+            intro=INTRO,
+            metrics_rows=rows,
+            figures=figures,
+            links=files,
+            notes=[describe_fit(info, config.num_steps)],
+        )
     return metrics | {"best_step": info.best_step, "parameters": tree.size(params)}
 
 

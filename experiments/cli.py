@@ -19,7 +19,8 @@ from rich.table import Table
 
 from experiments.claims import Claim, applies, check_claim, claim_text
 from experiments.configuration import diff_configs, load_config
-from rnn_jax.training import EXIT_CODE, CheckpointError, Interrupted, read_metrics
+from rnn_jax.training import EXIT_CODE, CheckpointError, Interrupted, agree, is_writer, read_metrics, start_processes
+from rnn_jax.training.processes import failure
 from rnn_jax.training.resuming import claim_run, reopen_run
 from rnn_jax.training.run_dir import start_run, to_plain, write_json
 
@@ -38,6 +39,8 @@ class Options:
     """Directory under which the run directory is made."""
     resume: Path | None = None
     """Go on with the interrupted run of this run directory, with its configuration: no other flags."""
+    distributed: bool = False
+    """Work with the other processes that a launcher started (Slurm, MPI, Kubernetes, TPU pod; see docs/scaling.md)."""
 
 
 def main(
@@ -54,6 +57,8 @@ def main(
     A new run directory is made, `run(config, run_dir)` is called, and its metrics are printed and
     written to `result.json` there, with the claims that apply to this configuration, the
     configuration, seeds, seconds, device, commit and versions. A smoke run checks no claim.
+    With `--distributed` each of several processes calls `run` with the same directory, and process 0
+    prints and writes the result.
 
     Args:
       config_type: a frozen dataclass with a default for every field, and an integer `seed`.
@@ -88,43 +93,48 @@ def main(
     _check_types(config_type, smoke)
     name = Path(inspect.getfile(run)).stem
     config, options = _parse(config_type, smoke, name, inspect.getmodule(run), args)
+    if options.distributed:
+        start_processes()
     run_dir = options.resume
     if run_dir is None:
         run_dir = start_run(name, config, root=options.run_root)
-        write_json(run_dir / "options.json", {"experiment": name, "smoke": options.smoke})
-    elif (run_dir / "result.json").exists():
+        if is_writer():
+            write_json(run_dir / "options.json", {"experiment": name, "smoke": options.smoke})
+    elif agree((run_dir / "result.json").exists()):
         _say(f"{run_dir} is finished; there is nothing to go on with")
         return run_dir
     plain = to_plain(config)
     claims = () if options.smoke else tuple(claim for claim in claims if applies(claim, plain))
-    with claim_run(run_dir), _clear_errors(name, run_dir):
+    with claim_run(run_dir), _clear_errors(name, run_dir, options.distributed):
         if options.resume is not None:
             for note in reopen_run(run_dir):
                 _say(f"note: {note}")
         started = time.monotonic()
         metrics = to_plain(dict(run(config, run_dir)))
-        seconds = time.monotonic() - started + _earlier_seconds(run_dir)
-        result = _result(name, options.smoke, plain, metrics, claims, seconds, run_dir)
-        write_json(run_dir / "result.json", result)
-    _print_result(result, run_dir)
+        if is_writer():
+            seconds = time.monotonic() - started + _earlier_seconds(run_dir)
+            result = _result(name, options.smoke, plain, metrics, claims, seconds, run_dir)
+            write_json(run_dir / "result.json", result)
+            _print_result(result, run_dir)
     return run_dir
 
 
 @contextmanager
-def _clear_errors(name: str, run_dir: Path) -> Generator[None]:
+def _clear_errors(name: str, run_dir: Path, distributed: bool) -> Generator[None]:
     """What a person can do something about ends in a sentence and an exit code instead of a traceback."""
-    go_on = shlex.join(["python", "-m", f"experiments.{name}", "--resume", str(run_dir)])
+    more = ["--distributed"] if distributed else []
+    go_on = shlex.join(["python", "-m", f"experiments.{name}", "--resume", str(run_dir), *more])
     try:
         yield
     except Interrupted as stop:
         _say(f"{stop}. Go on with: {go_on}")
         raise SystemExit(EXIT_CODE) from None
     except CheckpointError as error:
-        raise SystemExit(f"error: {error}\nGo on with: {go_on}") from error
+        raise failure(f"error: {error}\nGo on with: {go_on}") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
-        raise SystemExit(f"error: cannot write to {run_dir}: {error}\nGo on with: {go_on}") from error
+        raise failure(f"error: cannot write to {run_dir}: {error}\nGo on with: {go_on}") from error
 
 
 def _earlier_seconds(run_dir: Path) -> float:
@@ -174,14 +184,15 @@ def _parse_resumed(config_type: type, name: str, run_dir: Path, parse: Callable[
         raise SystemExit(f"error: --resume cannot go on with {run_dir}: {error}") from None
     if options["experiment"] != name:
         raise SystemExit(f"error: --resume must name a run of {name}, got one of {options['experiment']}: {run_dir}")
-    changed = diff_configs(config, parse(config).config)
+    parsed = parse(config)
+    changed = diff_configs(config, parsed.config)
     if changed:
         listed = ", ".join(f"{field} {there!r} would become {here!r}" for field, (there, here) in changed.items())
         raise SystemExit(
             f"error: --resume goes on with the configuration of {run_dir}, but {listed}. "
             "Leave these flags out, or start a new run"
         )
-    return config, Options(smoke=options["smoke"], resume=run_dir)
+    return config, dataclasses.replace(parsed.options, smoke=options["smoke"], resume=run_dir)
 
 
 def _check_types(config_type: type, smoke: Any) -> None:
@@ -236,7 +247,8 @@ def _result(
 
 
 def _say(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    if is_writer():
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_result(result: Mapping[str, Any], run_dir: Path) -> None:

@@ -19,7 +19,7 @@ from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, transpose, voi
 from rnn_jax.data.dynamical import load_lorenz63, simulate_lorenz63
 from rnn_jax.data.fetch import REGISTRY, DamagedFileError, Entry, Member, cache_dir, fetch
 from rnn_jax.data.piano_rolls import LOWEST_KEY, load_piano_rolls
-from rnn_jax.data.pipeline import stream
+from rnn_jax.data.pipeline import side_by_side, stream, with_steps
 from rnn_jax.data.scan_commands import ScanPair, enumerate_commands, interpret, scan_split
 from rnn_jax.data.sentence_pairs import (
     PaddingReport,
@@ -101,6 +101,7 @@ __all__ = [
     "roll_notes",
     "save_subwords",
     "scan_split",
+    "side_by_side",
     "simulate_lorenz63",
     "stream",
     "streams",
@@ -110,6 +111,7 @@ __all__ = [
     "voice_notes",
     "voice_ranges",
     "windows",
+    "with_steps",
     "write_midi",
     "write_wav",
 ]

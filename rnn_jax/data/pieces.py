@@ -1,5 +1,6 @@
 """Pieces of music as training examples: the frame before, the frame, and what is known of the step beforehand."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grain
@@ -148,7 +149,9 @@ def heard(pieces: PieceSet, frames: np.ndarray) -> tuple[np.ndarray, list[Note]]
     return roll, roll_notes(roll)
 
 
-def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) -> grain.DatasetIterator:
+def training_batches(
+    pieces: PieceSet, batch_size: int, window: int, seed: int, *, rows: Callable[[int], slice] | None = None
+) -> grain.DatasetIterator:
     """Endless batches of training pieces, transposed and cut at random, a pure function of `seed`.
 
     Args:
@@ -157,6 +160,7 @@ def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) 
         window: T, the steps of every batch. Longer pieces are cut to a random part of that length, whose first
             frame still knows the frame before it; shorter ones are padded.
         seed: of the run.
+        rows: which rows of a batch this process builds, as in `stream`; all if None.
 
     Returns:
         An iterator as `stream` makes it, over batches whose data is a `Piece` of arrays [window, B, ...]; their ids are
@@ -170,18 +174,18 @@ def training_batches(pieces: PieceSet, batch_size: int, window: int, seed: int) 
         for group in batches(lengths, batch_size, seed, epoch):
             if len(group) < min(batch_size, len(train)):
                 continue  # the short rest of an epoch would be another shape to compile
-            rows = []
+            ids = []
             for index in group:
                 shift = int(random.choice(pieces.shifts[index]))
-                rows.append((index, shift, random.integers(len(train[index].frames) - lengths[index] + 1)))
-            entries.append(np.array(rows))
+                ids.append((index, shift, random.integers(len(train[index].frames) - lengths[index] + 1)))
+            entries.append(np.array(ids))
         return entries
 
-    def build(rows: np.ndarray) -> Batch:
-        moved = [(_transpose(train[index], int(shift)), start) for index, shift, start in rows]
+    def build(ids: np.ndarray) -> Batch:
+        moved = [(_transpose(train[index], int(shift)), start) for index, shift, start in ids]
         return pad([Piece(*(leaf[start : start + window] for leaf in piece)) for piece, start in moved], window)
 
-    return stream(plan, build)
+    return stream(plan, build, rows=rows)
 
 
 def _piece(frames: np.ndarray, clock: np.ndarray) -> Piece:

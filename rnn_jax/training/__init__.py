@@ -8,12 +8,23 @@ from rnn_jax.training.averaging import AverageState, averaged_params, with_ema, 
 from rnn_jax.training.checkpoint import CheckpointError, Checkpoints, open_checkpoints
 from rnn_jax.training.fingerprint import fingerprint
 from rnn_jax.training.guards import Guard, PostMortem, load_post_mortem
+from rnn_jax.training.hooks import with_hook
 from rnn_jax.training.ledger import Row
 from rnn_jax.training.logging import RunLog, read_metrics, run_logger
 from rnn_jax.training.loop import FitInfo, describe_fit, fit
-from rnn_jax.training.many import create_states, make_train_steps
+from rnn_jax.training.many import create_states, make_train_steps, seed_keys
+from rnn_jax.training.mesh import data_mesh, local_rows, make_mesh
 from rnn_jax.training.precision import in_precision
+from rnn_jax.training.processes import agree, by_writer, is_writer, start_processes
 from rnn_jax.training.run_dir import describe_environment, start_run, to_plain, write_json
+from rnn_jax.training.sharding import (
+    gathered,
+    on_mesh,
+    place_batch,
+    place_state,
+    state_sharding,
+    to_host,
+)
 from rnn_jax.training.signals import EXIT_CODE, Interrupted
 from rnn_jax.training.state import TrainState, copy_state, create_state
 from rnn_jax.training.steps import LossFn, Metrics, TrainStep, make_evaluate, make_train_step
@@ -38,27 +49,42 @@ __all__ = [
     "Validation",
     "WindowLossFn",
     "accumulated",
+    "agree",
     "averaged_params",
+    "by_writer",
     "copy_state",
     "create_state",
     "create_states",
+    "data_mesh",
     "describe_environment",
     "describe_fit",
     "fingerprint",
     "fit",
+    "gathered",
     "in_precision",
+    "is_writer",
     "load_post_mortem",
+    "local_rows",
     "make_evaluate",
+    "make_mesh",
     "make_tbptt_step",
     "make_train_step",
     "make_train_steps",
+    "on_mesh",
     "open_checkpoints",
+    "place_batch",
+    "place_state",
     "read_metrics",
     "run_logger",
+    "seed_keys",
+    "start_processes",
     "start_run",
+    "state_sharding",
+    "to_host",
     "to_plain",
     "unroll_window",
     "with_ema",
+    "with_hook",
     "with_mean",
     "write_json",
 ]

@@ -5,6 +5,7 @@ place in the data. orbax writes it under a temporary name and renames it when it
 complete checkpoints only. A fingerprint of all bytes tells a checkpoint that was damaged later.
 """
 
+import functools
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rnn_jax.training.fingerprint import fingerprint
+from rnn_jax.training.processes import by_writer, together
 from rnn_jax.training.state import with_empty, without_empty
 
 __all__ = ["CheckpointError", "Checkpoints", "Progress", "Restored", "open_checkpoints"]
@@ -79,7 +81,8 @@ class Checkpoints(NamedTuple):
 
     Args:
       folder: where they are.
-      due: `due(step)`: whether it is time for the next one.
+      due: `due(step)`: whether it is time for the next one. Of several processes each says the same, without a clock.
+      overdue: `overdue()`: whether it is by the clock of this process.
       save: `save(step, state, best, progress)`: starts to write one; `best` is None before the first validation.
       wait: `wait()`: returns when everything is written.
       restore: `restore(like)`: the newest one that is whole, as `Restored` with arrays shaped, typed and sharded as in
@@ -89,6 +92,7 @@ class Checkpoints(NamedTuple):
 
     folder: Path
     due: Callable[[int], bool]
+    overdue: Callable[[], bool]
     save: Callable[[int, Any, Any, Progress], None]
     wait: Callable[[], None]
     restore: Callable[[Any], Restored | None]
@@ -110,11 +114,14 @@ def open_checkpoints(
     Writing happens in the background; what a step may do to the arrays meanwhile does no harm, since they are copied to
     the host first. A run that is killed loses at most the steps since the last complete checkpoint.
 
+    In a run of several processes each of them opens the same directory, which all must see, and each writes the arrays
+    that it holds; together they are one checkpoint. It can be continued with another number of devices or processes.
+
     Args:
       run_dir: an existing directory.
       every_steps: a checkpoint at every multiple of it.
-      every_seconds: a checkpoint after so many seconds since the last one; None for none. In a run of several
-        processes it must be None, since their clocks differ.
+      every_seconds: a checkpoint after so many seconds since the last one; None for none. Of several processes the
+        clock of process 0 counts.
       keep: how many of the newest are kept. With 2 or more, a damaged one has one before it to fall back to.
       keep_best: how many of those with the best validation metric are kept as well (the best state itself is in every
         checkpoint).
@@ -147,7 +154,10 @@ def open_checkpoints(
 
     def due(step: int) -> bool:
         by_steps = every_steps is not None and step % every_steps == 0
-        return by_steps or (every_seconds is not None and time.monotonic() - saved_at >= every_seconds)
+        return by_steps or (jax.process_count() == 1 and overdue())
+
+    def overdue() -> bool:
+        return every_seconds is not None and time.monotonic() - saved_at >= every_seconds
 
     def save(step: int, state: Any, best: Any, progress: Progress) -> None:
         nonlocal saved_at
@@ -190,7 +200,7 @@ def open_checkpoints(
         return None
 
     try:
-        yield Checkpoints(folder, due, save, wait, restore, keep_best)
+        yield Checkpoints(folder, due, overdue, save, wait, restore, keep_best)
         wait()
     finally:
         manager.close()
@@ -226,13 +236,13 @@ def _manager(folder: Path, keep: int, keep_best: int, mode: str) -> ocp.Checkpoi
 def _read(manager: ocp.CheckpointManager, step: int, like: Any) -> Restored:
     """Reads one checkpoint and compares the fingerprints."""
     args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-    held = dict(manager.restore(step, args=args)["progress"])
+    held = together(lambda: dict(manager.restore(step, args=args)["progress"]))
     marks, outline = held.pop("fingerprints"), held.pop("arrays")
     if other := _differences(outline, _outline(like)):
         raise CheckpointError(f"it holds another state than this run: {'; '.join(other[:5])}")
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, without_empty(like))
-    args = ocp.args.Composite(**{name: ocp.args.StandardRestore(shapes) for name in marks})
-    held_arrays = manager.restore(step, args=args)
+    items = ocp.args.Composite(**{name: ocp.args.StandardRestore(shapes) for name in marks})
+    held_arrays = together(lambda: manager.restore(step, args=items))
     arrays = {name: with_empty(held_arrays[name], like) for name in marks}
     for name, mark in marks.items():
         if (found := fingerprint(arrays[name])) != mark:
@@ -253,19 +263,21 @@ def _differences(there: dict[str, str], here: dict[str, str]) -> list[str]:
 
 def _set_aside(manager: ocp.CheckpointManager, run_dir: Path, steps: list[int]) -> list[tuple[int, Path]]:
     """Moves damaged checkpoints out of the way of new ones; deletes nothing."""
-    moved = []
-    for step in steps:
+
+    def move(step: int) -> str:
         target = run_dir / DAMAGED / str(step)
         count = 1
         while target.exists():
             count += 1
             target = run_dir / DAMAGED / f"{step}-{count}"
-        if jax.process_index() == 0:
-            target.parent.mkdir(exist_ok=True)
-            (Path(manager.directory) / str(step)).rename(target)
-        moved.append((step, target))
-    if moved:
-        manager.reload()
+        target.parent.mkdir(exist_ok=True)
+        (Path(manager.directory) / str(step)).rename(target)
+        return str(target)
+
+    if not steps:
+        return []
+    moved = [(step, Path(by_writer(functools.partial(move, step)))) for step in steps]
+    manager.reload()
     return moved
 
 
@@ -297,8 +309,6 @@ def _check(
         raise ValueError(f"`every_steps` must be at least 1 or None, got {every_steps}")
     if every_seconds is not None and not every_seconds >= 0:
         raise ValueError(f"`every_seconds` must be at least 0 or None, got {every_seconds}")
-    if every_seconds is not None and jax.process_count() > 1:
-        raise ValueError(f"`every_seconds` must be None in a run of several processes, got {every_seconds}")
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1, got {keep}")
     if keep_best < 0:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rnn_jax.training.processes import by_writer
 from rnn_jax.training.run_dir import to_plain
 from rnn_jax.training.state import with_empty, without_empty
 
@@ -76,6 +77,8 @@ def save_post_mortem(
 ) -> Path:
     """Writes down what a step that went wrong saw: `run_dir/post_mortem-STEP`.
 
+    Of several processes all call it: the state is saved whole, of the batch and its ids what process 0 has.
+
     Args:
       run_dir: an existing directory.
       step: the step.
@@ -88,20 +91,32 @@ def save_post_mortem(
     Returns:
       the new directory; `load_post_mortem` reads it.
     """
-    folder = Path(run_dir) / f"post_mortem-{step}"
-    count = 1
-    while folder.exists():
-        count += 1
-        folder = Path(run_dir) / f"post_mortem-{step}-{count}"
-    folder.mkdir()
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    arrays: dict[str, Any] = {jax.tree_util.keystr(path) or "batch": np.asarray(leaf) for path, leaf in leaves}
-    np.savez(folder / "batch.npz", **arrays)
     about = {"step": step, "reason": reason, "metrics": metrics, "ids": ids}
-    (folder / "about.json").write_text(json.dumps(to_plain(about), indent=2) + "\n", encoding="utf-8")
+    folder = Path(by_writer(lambda: _save_batch(Path(run_dir), step, batch, about)))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((folder / "state").resolve(), without_empty(state))
     return folder
+
+
+def _save_batch(run_dir: Path, step: int, batch: Any, about: dict[str, Any]) -> str:
+    """Makes the folder, with everything in it but the state."""
+    folder = run_dir / f"post_mortem-{step}"
+    count = 1
+    while folder.exists():
+        count += 1
+        folder = run_dir / f"post_mortem-{step}-{count}"
+    folder.mkdir()
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    arrays: dict[str, Any] = {jax.tree_util.keystr(path) or "batch": _held(leaf) for path, leaf in leaves}
+    np.savez(folder / "batch.npz", **arrays)
+    (folder / "about.json").write_text(json.dumps(to_plain(about), indent=2) + "\n", encoding="utf-8")
+    return str(folder)
+
+
+def _held(leaf: Any) -> np.ndarray:
+    """An array, or the part of it that the first device of this process holds."""
+    here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    return np.asarray(leaf if here else leaf.addressable_data(0))
 
 
 def load_post_mortem(folder: str | Path, like: Any) -> PostMortem:

@@ -12,6 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from rnn_jax.training.ledger import Row
+from rnn_jax.training.processes import agree, is_writer
 
 __all__ = ["RunLog", "read_metrics", "run_logger"]
 
@@ -45,6 +46,8 @@ def run_logger(run_dir: str | Path) -> Generator[RunLog]:
     1970) and flushed, so a killed run keeps what it had. All its numbers except `step`,
     `seconds` and `wall_time` also become TensorBoard scalars under `tensorboard/`.
 
+    Of several processes only process 0 writes; the others may call `log`, which then does nothing.
+
     Args:
       run_dir: an existing directory, from `start_run`.
 
@@ -63,6 +66,9 @@ def run_logger(run_dir: str | Path) -> Generator[RunLog]:
       0.25
     """
     run_dir = _check_directory(run_dir)
+    if not is_writer():
+        yield RunLog(_check_row, lambda step: tuple(agree(())))
+        return
     with ExitStack() as opened:
         file = opened.enter_context((run_dir / METRICS_FILE).open("a", encoding="utf-8"))
         events: SummaryWriter | None = None
@@ -74,8 +80,7 @@ def run_logger(run_dir: str | Path) -> Generator[RunLog]:
 
         def write(row: Row) -> None:
             nonlocal events
-            if "step" not in row:
-                raise ValueError(f"`row` must hold a `step`, got {sorted(row)}")
+            _check_row(row)
             step, wall_time = int(row["step"]), time.time()
             numbers = {name: np.asarray(value, np.float64).tolist() for name, value in row.items() if name != "step"}
             file.write(json.dumps({"step": step, **numbers, "wall_time": wall_time}) + "\n")
@@ -100,9 +105,14 @@ def run_logger(run_dir: str | Path) -> Generator[RunLog]:
             _replace(run_dir / METRICS_FILE, kept)
             file = opened.enter_context((run_dir / METRICS_FILE).open("a", encoding="utf-8"))
             events = scalars(step)
-            return tuple({name: value for name, value in row.items() if name != "wall_time"} for row in kept)
+            return tuple(agree([{name: value for name, value in row.items() if name != "wall_time"} for row in kept]))
 
         yield RunLog(write, rewind)
+
+
+def _check_row(row: Row) -> None:
+    if "step" not in row:
+        raise ValueError(f"`row` must hold a `step`, got {sorted(row)}")
 
 
 def _append(path: Path, rows: Sequence[Row]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from signal import Signals
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from rnn_jax.training.checkpoint import Checkpoints, Restored
 from rnn_jax.training.guards import Guard, describe, is_spike, save_post_mortem
 from rnn_jax.training.ledger import Ledger, Row, Stopped, add, flush, record, resume, to_progress, watch
 from rnn_jax.training.logging import RunLog
+from rnn_jax.training.processes import Poll, is_writer
 from rnn_jax.training.progress import progress
 from rnn_jax.training.signals import Interrupted, stop_requests
 from rnn_jax.training.state import TrainState, copy_state
@@ -79,6 +81,10 @@ def fit(
     With `checkpoints`, a run that was interrupted goes on where its newest checkpoint is, to the same numbers bit for
     bit: call `fit` with the same arguments again. SIGTERM and SIGINT then save and raise `Interrupted`.
 
+    In a run of several processes each calls `fit` with its own rows of the batches (`on_mesh`). Process 0 writes the
+    log, shows progress and keeps time; a signal to any of them stops all. What a clock or a signal decides takes effect
+    one step later, at the same step everywhere.
+
     Args:
       state: where to start; it stays valid (one copy is made). Of `create_states` it holds N runs.
       train_step: `step(state, batch) -> (state, metrics)`, from `make_train_step` or `make_tbptt_step`.
@@ -119,7 +125,7 @@ def fit(
     _check_fit(state, num_steps, validation, log_every, max_seconds)
     state, iterator = copy_state(state), iter(batches)
     first = int(np.max(state.step))
-    book = Ledger(step=first, log=log)
+    book = Ledger(step=first, log=log if is_writer() else None)
     restored = None if checkpoints is None else checkpoints.restore(state)
     if restored is not None:
         state = restored.state
@@ -129,6 +135,7 @@ def fit(
         book.history = list(log.rewind(book.step))
     shown: dict[str, float] = {}
     pending: _Pending | None = None
+    poll = Poll(3)
 
     def read(done: _Pending) -> None:
         means = add(book, done.metrics)
@@ -147,8 +154,10 @@ def fit(
         return book.best.waited
 
     with (
-        progress(book.step, num_steps, max_seconds=max_seconds, console=console) as show,
-        nullcontext(lambda: None) if checkpoints is None else stop_requests() as requested,
+        progress(
+            book.step, num_steps, max_seconds=max_seconds, console=console if is_writer() else Console(quiet=True)
+        ) as show,
+        nullcontext(lambda: 0) if checkpoints is None else stop_requests() as requested,
     ):
         while book.stopped is None:
             item = next(iterator, None)
@@ -159,13 +168,15 @@ def fit(
                     read(pending)
                 book.step += 1
                 pending = _Pending(book.step, metrics, item)
-            book.stopped = _reason(book, item, num_steps, max_seconds)
-            signal, improved = requested(), False
+            late = is_writer() and max_seconds is not None and book.elapsed() > max_seconds
+            overdue = is_writer() and checkpoints is not None and checkpoints.overdue()
+            signal, late, overdue = poll(requested(), late, overdue)
+            book.stopped, improved = _reason(book, item, num_steps, bool(late)), False
             judging = validation is not None and (
                 book.step % validation.every == 0 or (book.stopped is not None and book.judged < book.step)
             )
             saving = checkpoints is not None and (
-                book.stopped is not None or signal is not None or checkpoints.due(book.step)
+                book.stopped is not None or bool(signal or overdue) or checkpoints.due(book.step)
             )
             if pending is not None and (judging or saving or book.stopped is not None):
                 read(pending)
@@ -184,9 +195,9 @@ def fit(
             ):
                 best = None if book.best is None else book.best.state
                 checkpoints.save(book.step, state, best, to_progress(book, _position(iterator)))
-                if signal is not None:
+                if signal:
                     checkpoints.wait()
-                    raise Interrupted(book.step, signal)
+                    raise Interrupted(book.step, Signals(signal).name)
 
     last, best = book.step, book.best
     step, value = (last, None) if best is None else (best.step.tolist(), best.value.tolist())
@@ -234,15 +245,13 @@ def _look(
     watch(book, mean)
 
 
-def _reason(book: Ledger, item: Any, num_steps: int, max_seconds: float | None) -> Stopped | None:
+def _reason(book: Ledger, item: Any, num_steps: int, late: bool) -> Stopped | None:
     """Why this step is the last, if it is."""
     if item is None:
         return "batches"
     if book.step >= num_steps:
         return "num_steps"
-    if max_seconds is not None and book.elapsed() > max_seconds:
-        return "max_seconds"
-    return None
+    return "max_seconds" if late else None
 
 
 def _position(iterator: Iterator[Any]) -> Any:
@@ -292,6 +301,10 @@ def _check_fit(
     state: TrainState, num_steps: int, validation: Validation | None, log_every: int, max_seconds: float | None
 ) -> None:
     """Checks the arguments of `fit`."""
+    if jax.process_count() > 1 and any(leaf.is_fully_addressable for leaf in jax.tree.leaves(state)):
+        raise ValueError(
+            "`state` must lie on a mesh of all processes, from place_state, got arrays of this process alone"
+        )
     first_step = int(np.max(state.step))
     if num_steps <= first_step:
         raise ValueError(f"`num_steps` must be greater than the step of the state, {first_step}, got {num_steps}")

@@ -1,6 +1,7 @@
 """Many runs in one program: seeds and settings side by side, by `vmap` over their states."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ def create_states(
         if not held:
             raise ValueError(f"`tx` must have the hyper-parameter {name} by optax.inject_hyperparams, got none")
         opt_state = optax.tree.set(states.opt_state, **{name: values.astype(held[0].dtype)})
-        states = states.replace(opt_state=opt_state)
+        states = replace(states, opt_state=opt_state)
     return states
 
 

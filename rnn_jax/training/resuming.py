@@ -4,8 +4,9 @@ import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from rnn_jax.training.processes import by_writer, is_writer, together
 from rnn_jax.training.run_dir import describe_environment, write_json
 
 __all__ = ["claim_run", "reopen_run"]
@@ -18,26 +19,32 @@ COMPARED = ("python", "versions", "backend", "device_kind", "device_count", "com
 
 @contextmanager
 def claim_run(run_dir: str | Path) -> Generator[None]:
-    """Makes sure that only one process works in a run directory.
+    """Makes sure that only one run works in a run directory.
 
-    The claim ends with the process, however it ends. Where the system has no file locks, nothing is checked.
+    The claim ends with the process, however it ends; of several processes process 0 holds it. Where the system has no
+    file locks, nothing is checked.
 
     Args:
       run_dir: an existing directory.
 
     Raises:
       ValueError: another process works there.
+      RuntimeError: process 0 could not claim it.
     """
     try:
         import fcntl
     except ImportError:  # not a POSIX system
         yield
         return
-    with (Path(run_dir) / "run.lock").open("a") as file:
+
+    def claim(file: IO[str]) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"`run_dir` must not be in use, but another process works in {str(run_dir)!r}") from None
+
+    with (Path(run_dir) / "run.lock").open("a") as file:
+        together(lambda: claim(file) if is_writer() else None)
         yield
 
 
@@ -45,7 +52,8 @@ def reopen_run(run_dir: str | Path) -> tuple[str, ...]:
     """Prepares the directory of an interrupted run for going on.
 
     Outputs that the interrupted process had begun, such as figures, are moved to `interrupted-1` (`-2`, ...), and the
-    environment of this process is written to `environment-2.json` (`-3`, ...).
+    environment of this process is written to `environment-2.json` (`-3`, ...). Several processes all call it; process 0
+    does it.
 
     Args:
       run_dir: the directory of a run that has no `result.json`.
@@ -57,7 +65,10 @@ def reopen_run(run_dir: str | Path) -> tuple[str, ...]:
     Raises:
       ValueError: `run_dir` is not the directory of an unfinished run.
     """
-    run_dir = Path(run_dir)
+    return tuple(by_writer(lambda: _reopen(Path(run_dir))))
+
+
+def _reopen(run_dir: Path) -> list[str]:
     for name in ("config.json", "environment.json"):
         if not (run_dir / name).is_file():
             raise ValueError(f"`run_dir` must be the directory of a run, got {str(run_dir)!r} without {name}")
@@ -70,7 +81,7 @@ def reopen_run(run_dir: str | Path) -> tuple[str, ...]:
     now = describe_environment()
     then = json.loads(environments[-1].read_text(encoding="utf-8"))
     write_json(path, now)
-    return tuple(_differences(then, now))
+    return list(_differences(then, now))
 
 
 def _set_aside(run_dir: Path) -> None:

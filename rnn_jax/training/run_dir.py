@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnn_jax.training.processes import by_writer
+
 __all__ = ["describe_environment", "start_run", "to_plain", "write_json"]
 
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -25,7 +27,8 @@ def start_run(name: str, config: Any, root: str | Path = "runs") -> Path:
 
     The directory is `ROOT/NAME/YYYYmmdd-HHMMSS`, with `-2`, `-3`, ... appended where that one
     exists: a directory is never used twice. It holds `config.json` (the resolved configuration)
-    and `environment.json` (see `describe_environment`).
+    and `environment.json` (see `describe_environment`). Several processes all call it, and all get the one directory
+    that process 0 made.
 
     Args:
       name: name of the experiment; a single path component.
@@ -49,11 +52,15 @@ def start_run(name: str, config: Any, root: str | Path = "runs") -> Path:
         raise ValueError(f"`name` must be a single path component, got {name!r}")
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ValueError(f"`config` must be a dataclass instance, got {config!r}")
-    environment = describe_environment()
-    run_dir = _new_directory(Path(root) / name, f"{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    write_json(run_dir / "config.json", config)
-    write_json(run_dir / "environment.json", environment)
-    return run_dir
+
+    def make() -> str:
+        environment = describe_environment()
+        run_dir = _new_directory(Path(root) / name, f"{datetime.datetime.now():%Y%m%d-%H%M%S}")
+        write_json(run_dir / "config.json", config)
+        write_json(run_dir / "environment.json", environment)
+        return str(run_dir)
+
+    return Path(by_writer(make))
 
 
 def describe_environment() -> dict[str, Any]:

@@ -26,33 +26,33 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def stop_requests() -> Generator[Callable[[], str | None]]:
+def stop_requests() -> Generator[Callable[[], int]]:
     """Notes SIGTERM and SIGINT instead of dying of them; a second one acts as it would have without this.
 
     Outside of the main thread, where Python cannot set handlers, nothing is noted.
 
     Yields:
-      `requested()`: the name of the signal that came, or None.
+      `requested()`: the number of the signal that came, or 0.
 
     Example:
       >>> with stop_requests() as requested:
       ...     signal.raise_signal(signal.SIGTERM)
-      ...     print(requested())
+      ...     print(signal.Signals(requested()).name)
       SIGTERM
     """
-    came: list[str] = []
+    came: list[int] = []
     before: dict[int, object] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        came.append(signal.Signals(number).name)
+        came.append(number)
         signal.signal(number, before[number])  # type: ignore[arg-type]
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             before[number] = signal.signal(number, note)
     try:
-        yield lambda: came[0] if came else None
+        yield lambda: came[0] if came else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

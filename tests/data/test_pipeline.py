@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rnn_jax.data.batching import batches
-from rnn_jax.data.pipeline import stream
+from rnn_jax.data.pipeline import side_by_side, stream
 from rnn_jax.data.sentence_pairs import pair_batches, pair_stream
 
 LENGTHS = np.arange(1, 12)
@@ -64,3 +64,21 @@ def test_plans_that_cannot_be_followed_are_refused():
     next(grows), next(grows)
     with pytest.raises(ValueError, match="`plan` must give every epoch 2 batches, got 3 in epoch 1"):
         next(grows)
+
+
+def test_streams_side_by_side_are_the_streams():
+    def one(seed):
+        return stream(lambda epoch: batches(np.full(12, 3), 4, seed, epoch), lambda ids: {"x": ids, "y": (ids * 0.5,)})
+
+    both, alone = side_by_side([one(0), one(1)]), [one(0), one(1)]
+    for _ in range(4):
+        item, items = next(both), [next(single) for single in alone]
+        for run in range(2):
+            np.testing.assert_array_equal(item.ids[run], items[run].ids)
+            np.testing.assert_array_equal(item.batch["x"][run], items[run].batch["x"])
+            np.testing.assert_array_equal(item.batch["y"][0][run], items[run].batch["y"][0])
+    fresh = side_by_side([one(0), one(1)])
+    fresh.set_state(json.loads(json.dumps(both.get_state())))
+    np.testing.assert_array_equal(next(fresh).ids, next(both).ids)
+    with pytest.raises(ValueError, match="`streams` must hold at least one stream, got none"):
+        side_by_side([])
