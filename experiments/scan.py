@@ -12,6 +12,16 @@ GRU-50 with attention, 20.8 %; best on jump: LSTM-100 with attention, 1.2 %.
     python -m experiments.scan --split length --cell gru --attention none
     python -m experiments.scan --teacher-forcing-ratio 1.0
 
+Reached with 128 units, two seeds each, in per cent (committed results):
+
+    split     LSTM, attention   GRU, attention   LSTM alone   GRU alone
+    simple         99.3              99.4           97.6         99.4
+    length          2.1               2.3
+    jump            0.0
+
+The published 13.8 % on the length split are not reached; all that succeeds there has 24 or 25 actions, and training
+ends at 22. The claim for the simple split is made with attention: alone, the LSTM just misses it.
+
 All seeds train together in one program. Accuracy is exact match of whole outputs, decoded greedily, never forced. The
 official length and jump splits follow from their rules; the simple one needs a file, found through `RNN_JAX_DATA` or at
 its URL; `--split random` is one of the same sizes that needs none.
