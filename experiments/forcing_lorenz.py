@@ -22,9 +22,14 @@ lottery: Lorenz 63 has two weakly unstable points that the data does not visit, 
 or a small cycle there. The first test state is thrown right into one, and about half of the good models stay.
 
 Differences from the papers: 5 free runs instead of one; 10,000 steps at 1e-2 falling to 1e-4 instead of 250,000 at
-1e-3 falling to 1e-6; gradients clipped to norm 1; no weight decay; the adaptive alpha is annealed faster (0.99 every 5
-steps instead of 0.999). The LSTM is forced at its input, not in its state. Without the published data a simulation of
-the same kind is used.
+1e-3 falling to 1e-6; no weight decay; the adaptive alpha is annealed faster (0.99 every 5 steps instead of 0.999). The
+LSTM is forced at its input, not in its state, and its gradients are clipped to norm 1. Without the published data a
+simulation of the same kind is used.
+
+Clipping hides the failure of weak forcing: with the shPLRNN's gradients clipped to norm 1 as well, alpha 0.02 came to
+9.1 nats instead of 16.3, and the valley to 0.42 at alpha 0.15 instead of 0.44 at 0.3. In all runs some seeds fall into
+a stable point or cycle at single alphas, and decide which alpha of the valley is the best. The interval predicted for
+sparse forcing is not confirmed: the best here is 15 steps, far below 76.5.
 """
 
 import itertools
@@ -87,8 +92,10 @@ class Config:
     batch_size: int = 16
     learning_rate: float = 1e-2
     """Of RAdam; falls exponentially to a hundredth."""
-    clip: float = 1.0
-    """The largest norm of the gradient of a model; one that is not finite is skipped."""
+    clip: float | None = None
+    """The largest norm of the gradient of a shPLRNN; None, as in the papers: any. One that is not finite is skipped."""
+    lstm_clip: float | None = 1.0
+    """That of an LSTM, which does not learn this system without."""
     alpha_every: int = 5
     """Steps between two estimates of the adaptive alpha."""
     alpha_decay: float = 0.99
@@ -132,6 +139,7 @@ class Network(NamedTuple):
     settings: tuple[str, ...]
     weights: np.ndarray  # [P, T], a row for each setting; NaN: alpha from Jacobians
     num_steps: int
+    clip: float | None
 
 
 def settings(alphas: tuple[float, ...], intervals: tuple[int, ...], window: int) -> tuple[tuple[str, ...], np.ndarray]:
@@ -150,7 +158,9 @@ def piecewise_linear(config: Config) -> Network:
 
     names, weights = settings(config.alphas, config.intervals, config.window)
     weights = np.concatenate([weights, np.full_like(weights[:1], np.nan)])
-    return Network(lambda key: cell.init(key, 4), predict, (*names, "alpha from Jacobians"), weights, config.num_steps)
+    return Network(
+        lambda key: cell.init(key, 4), predict, (*names, "alpha from Jacobians"), weights, config.num_steps, config.clip
+    )
 
 
 def gated(config: Config) -> Network:
@@ -161,7 +171,7 @@ def gated(config: Config) -> Network:
         return forced_unroll(cell, params, xs[1:], weights, start=xs[0], feedback=identity)[1]
 
     names, weights = settings(config.lstm_alphas, config.lstm_intervals, config.window)
-    return Network(lambda key: cell.init(key, 3), predict, names, weights, config.lstm_steps)
+    return Network(lambda key: cell.init(key, 3), predict, names, weights, config.lstm_steps, config.lstm_clip)
 
 
 def next_state(predict: Predict, params: Any, state: jax.Array, truth: jax.Array, alpha: Any) -> jax.Array:
@@ -172,7 +182,7 @@ def next_state(predict: Predict, params: Any, state: jax.Array, truth: jax.Array
 
 def train(network: Network, data: jax.Array, config: Config, folder: Path) -> tuple[Any, np.ndarray, np.ndarray]:
     """Trains all settings and seeds: parameters [R, P, ...], adaptive alphas [R], late norms of gradients [R, P]."""
-    init, predict, _, weights, num_steps = network
+    init, predict, _, weights, num_steps, _ = network
     adaptive = np.isnan(weights).all(axis=-1)
     tx = optax.radam(optax.exponential_decay(config.learning_rate, num_steps, 0.01))  # element-wise: models stay apart
 
@@ -205,7 +215,9 @@ def train(network: Network, data: jax.Array, config: Config, folder: Path) -> tu
             )
         grads, each = jax.grad(total, has_aux=True)(params, alpha, xs)
         norms = jnp.sqrt(sum(jnp.square(g).reshape(*each.shape, -1).sum(-1) for g in jax.tree.leaves(grads)))
-        scale = jnp.where(jnp.isfinite(norms), jnp.minimum(1, config.clip / norms), jnp.nan)
+        scale = jnp.where(
+            jnp.isfinite(norms), 1 if network.clip is None else jnp.minimum(1, network.clip / norms), jnp.nan
+        )
         grads = jax.tree.map(lambda g: jnp.nan_to_num(g * tree.expand(scale, g), posinf=0, neginf=0), grads)
         updates, opt_state = tx.update(grads, state.opt_state, params)
         params = optax.apply_updates(params, updates)
