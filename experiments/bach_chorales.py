@@ -23,7 +23,10 @@ seeds, standard deviation 0.01):
     python -m experiments.bach_chorales --dataset jsb --hidden-size 150 --dropout 0.5 \
         --window 160 --batch-size 20 --num-steps 2000 --max-seconds 1200
 
-Batches are split over all devices that there are, where their number divides the batch size.
+    python -m experiments.bach_chorales --seeds 8        # seeds 0 to 7 in one program, each as it would be alone
+
+Batches (of many seeds: the seeds) are split over all devices that there are, where their number divides the batch size
+(the number of seeds). Of many seeds, metrics are means, and the one with the best validation composes.
 
 It leaves in the run directory: composed chorales as MIDI, WAV and pictures, one from nothing and one that continues the
 opening of a held-out piece; learning curves; the best parameters; report.md.
@@ -42,6 +45,7 @@ import orbax.checkpoint as ocp
 from experiments.claims import at_most
 from experiments.cli import main
 from rnn_jax import make_cell, stack, tree, with_dropout
+from rnn_jax.data import side_by_side
 from rnn_jax.data.audio import synthesize, write_midi, write_wav
 from rnn_jax.data.batching import Batch, pad
 from rnn_jax.data.pieces import PieceSet, chorale_pieces, heard, make_clock, roll_pieces, training_batches
@@ -51,8 +55,11 @@ from rnn_jax.music import MusicModel, MusicParams, compose, init_music, log_like
 from rnn_jax.plotting import learning_curves, piano_roll, save
 from rnn_jax.report import write_report
 from rnn_jax.training import (
+    TrainState,
+    TrainStep,
     Validation,
     create_state,
+    create_states,
     data_mesh,
     describe_fit,
     fit,
@@ -60,10 +67,13 @@ from rnn_jax.training import (
     local_rows,
     make_evaluate,
     make_train_step,
+    make_train_steps,
     on_mesh,
     open_checkpoints,
+    place_runs,
     place_state,
     run_logger,
+    seed_keys,
     to_host,
 )
 
@@ -105,6 +115,8 @@ class Config:
     """How much of a held-out piece is given before the model goes on."""
     piece: int = 0
     """Which test piece that is."""
+    seeds: int = 1
+    """How many runs are trained in one program: with the seeds `seed`, `seed + 1`, ..."""
     seed: int = 0
 
 
@@ -169,21 +181,44 @@ def write_music(
     return figures, files
 
 
-def run(config: Config, run_dir: Path) -> dict[str, float | int]:
+def start(config: Config, model: MusicModel, pieces: PieceSet, tx: Any) -> tuple[TrainState, TrainStep, Any]:
+    """The state, the step and the batches of one run, or of many side by side."""
+    loss = partial(loss_fn, model, config.dropout)
+    batches = partial(training_batches, pieces, config.batch_size, config.window)
+
+    def init(key: jax.Array) -> MusicParams:
+        return init_music(model, key, pieces.splits.train[0].clock.shape[1])
+
+    if config.seeds == 1:
+        mesh = data_mesh(config.batch_size)
+        init_key, train_key = jax.random.split(jax.random.key(config.seed))
+        state = place_state(create_state(init(init_key), tx, train_key), mesh)
+        return state, on_mesh(make_train_step(loss, tx), mesh), batches(config.seed, rows=partial(local_rows, mesh))
+
+    def own_loss(params: MusicParams, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
+        return loss(params, batch[0], key=key, step=step)
+
+    mesh = data_mesh(config.seeds)
+    states = place_runs(create_states(init, tx, seed_keys(config.seed, config.seeds)), mesh)
+    steps = make_train_steps(own_loss, tx)
+    data = side_by_side([batches(config.seed + run) for run in range(config.seeds)])
+    return states, on_mesh(lambda states, own: steps(states, own, ()), mesh, batch_axis=0), data
+
+
+def run(config: Config, run_dir: Path) -> dict[str, Any]:
     """Trains, judges and composes."""
     model, pieces = build(config)
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    params = init_music(model, init_key, pieces.splits.train[0].clock.shape[1])
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.01)
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
-    evaluate = make_evaluate(lambda params, batch: {"nll": music_nll(model, params, batch)})
+    judge = lambda params, batch: {"nll": music_nll(model, params, batch)}  # noqa: E731
+    evaluate = make_evaluate(judge if config.seeds == 1 else jax.vmap(judge, in_axes=(0, None)))
     splits = {"valid": pad(pieces.splits.valid), "test": pad(pieces.splits.test)}
-    mesh = data_mesh(config.batch_size)
+    state, train_step, batches = start(config, model, pieces, tx)
     with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         best, info = fit(
-            place_state(create_state(params, tx, train_key), mesh),
-            on_mesh(make_train_step(partial(loss_fn, model, config.dropout), tx), mesh),
-            training_batches(pieces, config.batch_size, config.window, config.seed, rows=partial(local_rows, mesh)),
+            state,
+            train_step,
+            batches,
             num_steps=config.num_steps,
             validation=Validation(lambda p: evaluate(p, [splits["valid"]]), config.eval_every, "nll"),
             log=log,
@@ -193,14 +228,20 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((run_dir / "params").resolve(), best.params)
     best_params = to_host(best.params)
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Any] = {}
     floors = {split: music_baselines(model.frames, pieces, split) for split in splits}
     rows = []
     for split, batch in splits.items():
-        nll = evaluate(best_params, [batch])["nll"]
+        each = np.atleast_1d(evaluate(best_params, [batch])["nll"])
+        nll = float(each.mean())
         rows.append({"split": split, f"{config.num_layers} x {config.cell}-{config.hidden_size}": nll, **floors[split]})
         metrics |= {f"{split}_nll": nll, **{f"{split}_{name}": value for name, value in floors[split].items()}}
+        if config.seeds > 1:
+            metrics |= {f"{split}_nll_sd": float(each.std(ddof=1)), f"{split}_nll_seeds": each.tolist()}
     metrics["test_nll_over_repeat"] = metrics["test_nll"] / metrics["test_repeat"]
+    if config.seeds > 1:
+        chosen = int(np.argmin(info.best_value))
+        best_params = jax.tree.map(lambda leaf: leaf[chosen], best_params)
     if is_writer():
         figures, files = write_music(config, run_dir, model, best_params, pieces)
         curves = learning_curves(info.history, "nll", baselines=floors["valid"])
@@ -214,7 +255,7 @@ def run(config: Config, run_dir: Path) -> dict[str, float | int]:
             links=files,
             notes=[describe_fit(info, config.num_steps)],
         )
-    return metrics | {"best_step": info.best_step, "parameters": tree.size(params)}
+    return metrics | {"best_step": info.best_step, "parameters": tree.size(best_params)}
 
 
 if __name__ == "__main__":

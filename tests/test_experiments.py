@@ -55,3 +55,12 @@ def test_the_benchmark_data_set_runs_too(tmp_path: Path) -> None:
         pytest.skip(str(missing))
     metrics = json.loads((smoke("bach_chorales", tmp_path, "--dataset", "jsb") / "result.json").read_text())["metrics"]
     assert metrics["test_unigram"] == pytest.approx(11.09, abs=0.05)
+
+
+def test_many_seeds_in_one_program_are_the_runs_of_each_seed(tmp_path: Path) -> None:
+    def nll(*flags: str) -> list[float]:
+        run_dir = smoke("bach_chorales", tmp_path / "-".join(flags), "--hidden-size", "4", *flags)
+        metrics = json.loads((run_dir / "result.json").read_text())["metrics"]
+        return metrics.get("test_nll_seeds", [metrics["test_nll"]])
+
+    assert nll("--seeds", "2") == pytest.approx(nll("--seed", "0") + nll("--seed", "1"), rel=1e-5)

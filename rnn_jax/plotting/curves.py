@@ -17,13 +17,14 @@ def learning_curves(
     ax: Axes | None = None,
     title: str = "",
 ) -> Axes:
-    """Draws a metric over training steps, with known numbers as dashed lines.
+    """Draws a metric over training steps, with known numbers as dashed lines. Of N runs in one program it draws the
+    mean, and a band from the least to the greatest.
 
     The last part of training is what one looks at, so the vertical axis covers the baselines and
     the curves after their first tenth; what sticks out above is cut off.
 
     Args:
-      history: rows with `step` and numbers `train/METRIC` and `valid/METRIC`, each in some rows:
+      history: rows with `step` and numbers (or lists of N) `train/METRIC` and `valid/METRIC`, each in some rows:
         `FitInfo.history`, or what `read_metrics` returns.
       metric: the name without prefix.
       baselines: `{label: value}`, for example a published result; drawn as labelled lines.
@@ -54,6 +55,10 @@ def learning_curves(
     colours = {"training": "#8FA3B5", "validation": PALETTE[3]}
     for label, (steps, values) in curves.items():
         marker = "o" if len(steps) == 1 else ""
+        if values.ndim > 1:
+            low, high, values = values.min(1), values.max(1), values.mean(1)
+            ax.fill_between(steps, low, high, color=colours[label], alpha=0.25, lw=0, zorder=2)
+            curves[label] = steps, values
         ax.plot(steps, values, label=label, color=colours[label], lw=1.8, marker=marker, zorder=3)
     low, high = _visible_range(list(curves.values()), list((baselines or {}).values()))
     ax.set_ylim(low, high)

@@ -146,7 +146,7 @@ def fit(
             flush(book, done.step)
 
     def judge(validation: Validation) -> int:
-        values = validation.evaluate(state.params)
+        values = validation.evaluate(validation.params_of(state))
         record(book, book.step, "valid", values)
         book.best, book.judged = better(book.best, state, book.step, values, validation), book.step
         shown[f"valid {validation.metric}"] = float(np.mean(values[validation.metric]))

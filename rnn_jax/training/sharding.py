@@ -15,7 +15,7 @@ from rnn_jax.training.processes import same_everywhere
 from rnn_jax.training.state import TrainState, copy_state
 from rnn_jax.training.steps import Metrics, TrainStep
 
-__all__ = ["Rule", "gathered", "on_mesh", "place_batch", "place_state", "state_sharding", "to_host"]
+__all__ = ["Rule", "gathered", "on_mesh", "place_batch", "place_runs", "place_state", "state_sharding", "to_host"]
 
 Rule = Literal["replicated", "fsdp"]
 """How parameters lie on the devices: whole on each, or in parts."""
@@ -110,6 +110,36 @@ def place_state(state: TrainState, mesh: Mesh, rule: Rule = "replicated", *, min
         return jax.jit(lambda state: state, out_shardings=shardings)(state)
     same_everywhere("state", state)
     return jax.tree.map(_spread, state, shardings)
+
+
+def place_runs(states: TrainState, mesh: Mesh) -> TrainState:
+    """Puts the states of N runs on a mesh, each device its share of the runs. Train them by `on_mesh(step, mesh, 0)`.
+
+    Args:
+      states: from `create_states`, [N, ...].
+      mesh: from `make_mesh`, in one process.
+
+    Returns:
+      equal states in memory of their own.
+
+    Raises:
+      ValueError: the devices along "data" do not divide N, or there are several processes.
+
+    Example:
+      >>> import optax
+      >>> from rnn_jax.training import create_states, make_mesh, seed_keys
+      >>> keys = seed_keys(0, 2 * jax.device_count())
+      >>> states = create_states(lambda key: {"w": jax.random.normal(key)}, optax.sgd(0.1), keys)
+      >>> print(place_runs(states, make_mesh()).params["w"].sharding.spec)
+      P('data',)
+    """
+    check_mesh(mesh)
+    if jax.process_count() > 1:
+        raise ValueError(f"`states` of many runs are trained by one process, got {jax.process_count()} processes")
+    size, runs = mesh.shape["data"], states.step.shape
+    if not runs or runs[0] % size:
+        raise ValueError(f"`states` must be of a multiple of {size} runs, as many as devices, got a step {runs}")
+    return jax.device_put(copy_state(states), NamedSharding(mesh, P("data")))
 
 
 def place_batch(batch: Any, mesh: Mesh, batch_axis: Any = None) -> Any:

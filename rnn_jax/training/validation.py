@@ -1,6 +1,7 @@
 """How a model is judged while it trains, and which state was the best."""
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,6 +25,8 @@ class Validation(NamedTuple):
       metric: the name, among those that `evaluate` returns, by which the best state is chosen.
       mode: whether a smaller ("min") or a larger ("max") number is better.
       patience: evaluations in a row without improvement (of any run) after which training stops; None: never.
+      params_of: what of the state is judged; for an average of the parameters
+        `lambda state: averaged_params(state.opt_state)`.
 
     Example:
       >>> Validation(lambda params: {"nll": 8.5}, every=100, metric="nll").mode
@@ -35,6 +38,7 @@ class Validation(NamedTuple):
     metric: str
     mode: Literal["min", "max"] = "min"
     patience: int | None = None
+    params_of: Callable[[TrainState], Any] = attrgetter("params")
 
 
 class Best(NamedTuple):

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from rnn_jax.training import (
+    Validation,
     averaged_params,
     create_state,
     create_states,
+    fit,
     make_tbptt_step,
     make_train_step,
     make_train_steps,
@@ -188,3 +191,23 @@ def test_states_without_or_with_two_averages_are_refused():
 def test_arguments_that_make_no_sense_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_fit_can_choose_by_the_average() -> None:
+    tx = with_ema(optax.sgd(1.0), 0.5)
+    state = create_state({"w": np.float32(0)}, tx, jax.random.key(0))
+    step = make_train_step(lambda params, batch, *, key, step: (params["w"] * batch, {}), tx)
+    seen = []
+
+    def evaluate(params):
+        seen.append(float(params["w"]))
+        return {"distance": abs(seen[-1] + 1.5)}
+
+    validation = Validation(
+        evaluate, every=1, metric="distance", params_of=lambda state: averaged_params(state.opt_state)
+    )
+    batches = [np.float32(1), np.float32(1), np.float32(1)]  # the parameters are -1, -2, -3
+    best, info = fit(state, step, batches, num_steps=3, validation=validation, console=Console(quiet=True))
+    np.testing.assert_allclose(seen, [-1, -5 / 3, -17 / 7], rtol=1e-6)
+    assert info.best_step == 2
+    np.testing.assert_allclose(averaged_params(best.opt_state)["w"], -5 / 3, rtol=1e-6)
