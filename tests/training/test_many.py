@@ -8,7 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax.training import create_state, create_states, make_train_step, make_train_steps, seed_keys
+from rnn_jax.training import (
+    create_state,
+    create_states,
+    make_mesh,
+    make_train_step,
+    make_train_steps,
+    on_mesh,
+    place_runs,
+    seed_keys,
+)
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:
@@ -68,3 +77,22 @@ def test_hyper_parameters_that_do_not_fit_are_refused() -> None:
         create_states(init, tx, seed_keys(0, 3), decay=[0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match="`num` must be"):
         seed_keys(0, 0)
+
+
+def test_runs_shared_over_devices_are_the_runs() -> None:
+    tx, mesh = optax.adam(0.1), make_mesh()
+    xs = np.random.default_rng(0).normal(size=(8, 5, 3)).astype(np.float32)  # each run has a batch of its own
+    scales = np.linspace(0.5, 2, 8).astype(np.float32)
+    steps = make_train_steps(lambda p, batch, *, key, step: loss_fn(p, batch[0], key=key, step=step), tx)
+    spread = on_mesh(lambda states, own: steps(states, own, ()), mesh, batch_axis=0)
+    here, there = create_states(init, tx, seed_keys(0, 8)), place_runs(create_states(init, tx, seed_keys(0, 8)), mesh)
+    for _ in range(3):
+        here, _ = steps(here, (scales, xs), ())
+        there, metrics = spread(there, (scales, xs))
+    assert [shard.data.shape for shard in there.params["w"].addressable_shards] == [(1, 3)] * 8
+    assert metrics["loss"].total.shape == (8,)
+    np.testing.assert_allclose(there.params["w"], here.params["w"], rtol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"`states` must be of a multiple of 8 runs, as many as devices, got a step \(3,\)"
+    ):
+        place_runs(create_states(init, tx, seed_keys(0, 3)), mesh)
