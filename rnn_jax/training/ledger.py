@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from rnn_jax.training.checkpoint import Progress, Restored
@@ -63,11 +62,11 @@ class Ledger:
 
 
 def add(ledger: Ledger, metrics: Metrics) -> dict[str, Any]:
-    """Adds the metrics of a step to the window and returns them divided: floats, or arrays [N]; NaN where nothing
-    was counted.
+    """Adds the metrics of a step, on the host, to the window and returns them divided: floats, or arrays [N]; NaN where
+    nothing was counted.
     """
     means = {}
-    for name, (total, count) in jax.device_get(metrics).items():
+    for name, (total, count) in metrics.items():
         total, count = np.asarray(total, np.float64), np.asarray(count, np.float64)
         held = ledger.window.get(name)
         ledger.window[name] = [total, count] if held is None else [held[0] + total, held[1] + count]

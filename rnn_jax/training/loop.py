@@ -138,6 +138,7 @@ def fit(
     poll = Poll(3)
 
     def read(done: _Pending) -> None:
+        done = done._replace(metrics=jax.device_get(done.metrics))
         means = add(book, done.metrics)
         _look(book, guard, done, means, state, checkpoints)
         shown["loss"] = float(np.mean(means["loss"]))
@@ -224,7 +225,7 @@ def _look(
         return f"; batch and state are in {where}"
 
     loss, norm = means["loss"], means.get("grad_norm", np.float64(0))
-    left_out = np.asarray(jax.device_get(done.metrics["loss"].count)) == 0
+    left_out = np.asarray(done.metrics["loss"].count) == 0
     numbers = f"the loss is {describe(loss)} at step {done.step} (gradient norm {describe(norm)})"
     if not (np.isfinite(loss) & np.isfinite(norm) | left_out).all():
         raise FloatingPointError(
