@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from rnn_jax.training.checkpoint import Progress, Restored
@@ -13,7 +14,20 @@ from rnn_jax.training.guards import RECENT
 from rnn_jax.training.steps import Metrics
 from rnn_jax.training.validation import Best
 
-__all__ = ["Ledger", "Row", "Stopped", "add", "flush", "plain", "record", "resume", "to_progress"]
+__all__ = [
+    "Ledger",
+    "Read",
+    "Row",
+    "Stopped",
+    "add",
+    "flush",
+    "plain",
+    "read_steps",
+    "record",
+    "resume",
+    "to_progress",
+    "watch",
+]
 
 Row = Mapping[str, Any]
 """One line of the history: `step`, `seconds`, and numbers named `train/...` or `valid/...`; of N runs in one program
@@ -61,17 +75,37 @@ class Ledger:
         return self.before + time.monotonic() - self.start
 
 
-def add(ledger: Ledger, metrics: Metrics) -> dict[str, Any]:
-    """Adds the metrics of a step, on the host, to the window and returns them divided: floats, or arrays [N]; NaN where
-    nothing was counted.
+class Read(NamedTuple):
+    """Metrics of n steps on the host, float64, [n] or, of N runs, [n, N].
+
+    Args:
+      totals: for each name.
+      counts: for each name.
+      means: their quotients, NaN where nothing was counted.
     """
-    means = {}
-    for name, (total, count) in metrics.items():
-        total, count = np.asarray(total, np.float64), np.asarray(count, np.float64)
+
+    totals: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]
+
+
+def read_steps(steps: Sequence[Metrics]) -> Read:
+    """Brings the metrics of some steps to the host, all in one go."""
+    if jax.default_backend() != "cpu":
+        steps = jax.device_get(steps)
+    totals, counts = (
+        {name: np.stack([np.asarray(step[name][part]) for step in steps]).astype(np.float64) for name in steps[0]}
+        for part in (0, 1)
+    )
+    return Read(totals, counts, {name: _divide(totals[name], counts[name]) for name in totals})
+
+
+def add(ledger: Ledger, read: Read, index: int) -> None:
+    """Adds one of the steps that were read to the window."""
+    for name, totals in read.totals.items():
         held = ledger.window.get(name)
+        total, count = totals[index], read.counts[name][index]
         ledger.window[name] = [total, count] if held is None else [held[0] + total, held[1] + count]
-        means[name] = _divide(total, count)
-    return means
 
 
 def flush(ledger: Ledger, step: int) -> None:
@@ -130,7 +164,8 @@ def resume(ledger: Ledger, restored: Restored) -> None:
 def watch(ledger: Ledger, loss: float) -> None:
     """Keeps a finite loss among the recent ones."""
     if math.isfinite(loss):
-        ledger.recent = [*ledger.recent[-RECENT + 1 :], loss]
+        ledger.recent.append(loss)
+        del ledger.recent[:-RECENT]
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:

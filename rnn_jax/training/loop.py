@@ -1,8 +1,10 @@
 """The training loop: visible, plain Python around two compiled functions."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from signal import Signals
+from time import monotonic
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +14,19 @@ from rich.console import Console
 from rnn_jax.data.batching import Numbered
 from rnn_jax.training.checkpoint import Checkpoints, Restored
 from rnn_jax.training.guards import Guard, describe, is_spike, save_post_mortem
-from rnn_jax.training.ledger import Ledger, Row, Stopped, add, flush, record, resume, to_progress, watch
+from rnn_jax.training.ledger import (
+    Ledger,
+    Read,
+    Row,
+    Stopped,
+    add,
+    flush,
+    read_steps,
+    record,
+    resume,
+    to_progress,
+    watch,
+)
 from rnn_jax.training.logging import RunLog
 from rnn_jax.training.processes import Poll, is_writer
 from rnn_jax.training.progress import progress
@@ -22,6 +36,9 @@ from rnn_jax.training.steps import Metrics, TrainStep
 from rnn_jax.training.validation import Validation, better
 
 __all__ = ["FitInfo", "describe_fit", "fit"]
+
+READ_SECONDS = 0.02
+"""Metrics are read that often at most: waiting for the device after every step would cost half of a step of 1 ms."""
 
 
 class FitInfo(NamedTuple):
@@ -75,8 +92,8 @@ def fit(
 ) -> tuple[TrainState, FitInfo]:
     """Trains until step `num_steps` and returns the best state.
 
-    Step n + 1 is started before the metrics of step n are read, so the device never waits for
-    Python. Numbers are averaged over `log_every` steps before they are logged.
+    Step n + 1 is started before the metrics of step n are read, so the device never waits for Python; those of short
+    steps are read together, every 20 ms. Numbers are averaged over `log_every` steps before they are logged.
 
     With `checkpoints`, a run that was interrupted goes on where its newest checkpoint is, to the same numbers bit for
     bit: call `fit` with the same arguments again. SIGTERM and SIGINT then save and raise `Interrupted`.
@@ -134,17 +151,27 @@ def fit(
     if checkpoints is not None and isinstance(log, RunLog):
         book.history = list(log.rewind(book.step))
     shown: dict[str, float] = {}
-    pending: _Pending | None = None
-    poll = Poll(3)
+    pending: list[_Pending] = []
+    poll, wait, looked = Poll(3), 0.0 if jax.process_count() > 1 else READ_SECONDS, -math.inf
 
-    def read(done: _Pending) -> None:
-        done = done._replace(metrics=jax.device_get(done.metrics))
-        means = add(book, done.metrics)
-        _look(book, guard, done, means, state, checkpoints)
-        shown["loss"] = float(np.mean(means["loss"]))
-        show(done.step, shown)
-        if done.step % log_every == 0 or done.step == num_steps:
-            flush(book, done.step)
+    def read() -> None:
+        nonlocal looked
+        numbers = read_steps([done.metrics for done in pending])
+        fine = _fine(guard, numbers)
+        for index, done in enumerate(pending):
+            add(book, numbers, index)
+            loss = float(np.mean(numbers.means["loss"][index]))
+            if not fine[index]:
+                _look(book, guard, done, numbers, index, state, checkpoints)
+            else:
+                book.skipped = 0
+            watch(book, loss)
+            if done.step % log_every == 0 or done.step == num_steps:
+                flush(book, done.step)
+        shown["loss"] = loss
+        show(pending[-1].step, shown)
+        pending.clear()
+        looked = monotonic()
 
     def judge(validation: Validation) -> int:
         values = validation.evaluate(validation.params_of(state))
@@ -165,10 +192,10 @@ def fit(
             if item is not None:
                 batch = item.batch if isinstance(item, Numbered) else item
                 state, metrics = train_step(state, batch)  # returns at once, the device works
-                if pending is not None:
-                    read(pending)
+                if pending and monotonic() - looked >= wait:
+                    read()
                 book.step += 1
-                pending = _Pending(book.step, metrics, item)
+                pending.append(_Pending(book.step, metrics, item))
             late = is_writer() and max_seconds is not None and book.elapsed() > max_seconds
             overdue = is_writer() and checkpoints is not None and checkpoints.overdue()
             signal, late, overdue = poll(requested(), late, overdue)
@@ -179,9 +206,8 @@ def fit(
             saving = checkpoints is not None and (
                 book.stopped is not None or bool(signal or overdue) or checkpoints.due(book.step)
             )
-            if pending is not None and (judging or saving or book.stopped is not None):
-                read(pending)
-                pending = None
+            if pending and (judging or saving or book.stopped is not None):
+                read()
             if book.step == first:
                 raise ValueError("`batches` must hold at least one batch, got none")
             if validation is not None and judging:
@@ -208,10 +234,19 @@ def fit(
     return state if best is None else best.state, info
 
 
+def _fine(guard: Guard, read: Read) -> np.ndarray:
+    """Which of the steps that were read need no closer look: bool [n]."""
+    if guard.spike is not None:
+        return np.zeros(len(read.means["loss"]), bool)
+    usual = np.isfinite(read.means["loss"]) & np.isfinite(read.means.get("grad_norm", 0.0))
+    return usual.reshape(len(usual), -1).all(axis=1)
+
+
 def _look(
-    book: Ledger, guard: Guard, done: _Pending, means: dict[str, Any], state: TrainState, checkpoints: Any
+    book: Ledger, guard: Guard, done: _Pending, read: Read, index: int, state: TrainState, checkpoints: Any
 ) -> None:
     """Stops at numbers that make no sense, notes those that are strange."""
+    means = {name: values[index] for name, values in read.means.items()}
 
     def saved(reason: str) -> str:
         if book.saved >= guard.max_saved:
@@ -225,9 +260,9 @@ def _look(
         return f"; batch and state are in {where}"
 
     loss, norm = means["loss"], means.get("grad_norm", np.float64(0))
-    left_out = np.asarray(done.metrics["loss"].count) == 0
-    numbers = f"the loss is {describe(loss)} at step {done.step} (gradient norm {describe(norm)})"
+    left_out = read.counts["loss"][index] == 0
     if not (np.isfinite(loss) & np.isfinite(norm) | left_out).all():
+        numbers = f"the loss is {describe(loss)} at step {done.step} (gradient norm {describe(norm)})"
         raise FloatingPointError(
             f"{numbers}; training stopped{saved(numbers)}. "
             "Lower the learning rate, clip the gradients, or look at the batch of this step"
@@ -243,7 +278,6 @@ def _look(
     if is_spike(guard, book.recent, mean):
         reason = f"the loss jumped to {mean:.4g} at step {done.step}, from a median of {np.median(book.recent):.4g}"
         book.notes.append(reason.capitalize() + saved(reason))
-    watch(book, mean)
 
 
 def _reason(book: Ledger, item: Any, num_steps: int, late: bool) -> Stopped | None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rnn_jax.metrics import Mean
 from rnn_jax.training import Validation, create_state, describe_fit, fit, make_train_step
+from rnn_jax.training import loop as loop_module
 from rnn_jax.training import progress as progress_module
 from rnn_jax.training.progress import progress
 
@@ -145,22 +146,28 @@ def test_a_validation_metric_that_is_not_finite_stops_training():
         fit(new_state(), STEP, count_from(1), num_steps=9, validation=validation, console=QUIET)
 
 
-def test_the_next_step_is_started_before_the_last_one_is_read():
+@pytest.mark.parametrize(
+    ("seconds", "order"),
+    [
+        (0.0, ["start", "start", "read", "start", "read", "start", "read", "read"]),
+        (60.0, ["start", "start", "read", "start", "start", "read", "read", "read"]),
+    ],
+)
+def test_the_next_step_is_started_before_a_step_is_read_and_short_ones_are_read_together(seconds, order, monkeypatch):
+    monkeypatch.setattr(loop_module, "READ_SECONDS", seconds)
     events = []
 
-    class Watched(float):
+    class Watched:
         def __array__(self, dtype=None, copy=None):
             events.append("read")
-            return np.asarray(float(self), dtype)
+            return np.asarray(1.0, dtype)
 
     def step(state, batch):
         events.append("start")
-        return state, {"loss": Mean(Watched(1.0), np.float32(1))}
+        return state, {"loss": Mean(Watched(), np.float32(1))}
 
-    fit(new_state(), step, count_from(1), num_steps=3, console=QUIET)
-    order = [event for event, _ in itertools.groupby(events)]
-    assert order == ["start", "read", "start", "read"]
-    assert events[:2] == ["start", "start"]
+    fit(new_state(), step, count_from(1), num_steps=4, console=QUIET)
+    assert events == order
 
 
 @pytest.mark.parametrize(
