@@ -1,10 +1,36 @@
 """Training of many models in one program, for experiments that compare settings and seeds."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rnn_jax.training import FitInfo, TrainState, fit, open_checkpoints, run_logger
+
+
+def grid(seeds: int, **settings: Sequence[float]) -> dict[str, np.ndarray]:
+    """Every setting with every seed, side by side.
+
+    Args:
+        seeds: how many.
+        **settings: the values of each.
+
+    Returns:
+        For each setting and for `seed` (0, 1, ...) an array [N], N the product of all numbers; the seed runs fastest.
+
+    Raises:
+        ValueError: a setting without values, or no seeds.
+    """
+    values = {**settings, "seed": range(seeds)}
+    for name, given in values.items():
+        if not len(given):
+            raise ValueError(f"`{'seeds' if name == 'seed' else name}` must hold at least one value, got none")
+    return {
+        name: np.asarray(column)
+        for name, column in zip(values, zip(*itertools.product(*values.values()), strict=True), strict=True)
+    }
 
 
 def fit_many(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import forcing_mask, forcing_schedule
-from rnn_jax.data.sentence_pairs import PairBatch
+from rnn_jax.data.sentence_pairs import PairBatch, pair_batches, report_padding
 from rnn_jax.data.vocabulary import END, START
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.exposure import ExposureReport, Scores, exposure_report, token_scores
@@ -72,6 +72,23 @@ def pair_loss(model: Seq2Seq, config: ForcingConfig, num_steps: int, *, smoothin
         return mean_value(tally(smooth, scores.real)), metrics
 
     return loss_fn
+
+
+def padding_note(sources: Ids, targets: Ids, batch_size: int, **options: int) -> str:
+    """What padding costs: a sentence for a report.
+
+    Args:
+        sources, targets, batch_size: as given to `pair_stream`.
+        **options: of `pair_stream`.
+
+    Returns:
+        How many batches and shapes an epoch has, and how much of them is padding.
+    """
+    report = report_padding(pair_batches(sources, targets, batch_size, 0, 0, **options))
+    return (
+        f"An epoch has {report.num_batches} batches of {report.num_shapes} shapes; "
+        f"{report.padded_fraction:.1%} of their steps are padding."
+    )
 
 
 def decode_all(

@@ -23,10 +23,14 @@ seeds, standard deviation 0.01):
     python -m experiments.bach_chorales --dataset jsb --hidden-size 150 --dropout 0.5 \
         --window 160 --batch-size 20 --num-steps 2000 --max-seconds 1200
 
-    python -m experiments.bach_chorales --seeds 8        # seeds 0 to 7 in one program, each as it would be alone
+Many runs in one program, each as it would be alone: seeds 0 to 7; a grid of four settings with two seeds each.
 
-Batches (of many seeds: the seeds) are split over all devices that there are, where their number divides the batch size
-(the number of seeds). Of many seeds, metrics are means, and the one with the best validation composes.
+    python -m experiments.bach_chorales --seeds 8
+    python -m experiments.bach_chorales --seeds 2 --learning-rate 1e-3 3e-3 --clip 0.3 1
+
+Batches (of many runs: the runs) are split over all devices that there are, where their number divides the batch size
+(the number of runs). Metrics are then means over the seeds of the setting with the best validation, report.md has them
+for all settings, and the run with the best validation composes.
 
 It leaves in the run directory: composed chorales as MIDI, WAV and pictures, one from nothing and one that continues the
 opening of a held-out piece; learning curves; the best parameters; report.md.
@@ -42,6 +46,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
+from experiments._many import grid
 from experiments.claims import at_most
 from experiments.cli import main
 from rnn_jax import make_cell, stack, tree, with_dropout
@@ -53,10 +58,8 @@ from rnn_jax.frames import roll_frames, voice_frames
 from rnn_jax.metrics import mean_value, tally
 from rnn_jax.music import MusicModel, MusicParams, compose, init_music, log_likelihood, music_baselines, music_nll
 from rnn_jax.plotting import learning_curves, piano_roll, save
-from rnn_jax.report import write_report
+from rnn_jax.report import markdown_table, write_report
 from rnn_jax.training import (
-    TrainState,
-    TrainStep,
     Validation,
     create_state,
     create_states,
@@ -99,10 +102,10 @@ class Config:
     batch_size: int = 16
     window: int = 128
     """Steps in a training example; longer pieces are cut at a random place."""
-    learning_rate: float = 3e-3
-    """Falls to a hundredth along a cosine."""
-    clip: float = 1.0
-    """The largest norm of a gradient."""
+    learning_rate: tuple[float, ...] = (3e-3,)
+    """Falls to a hundredth along a cosine. Several values are trained side by side."""
+    clip: tuple[float, ...] = (1.0,)
+    """The largest norm of a gradient. Several values are trained side by side."""
     num_steps: int = 450
     eval_every: int = 50
     max_seconds: float = 120.0
@@ -116,7 +119,7 @@ class Config:
     piece: int = 0
     """Which test piece that is."""
     seeds: int = 1
-    """How many runs are trained in one program: with the seeds `seed`, `seed + 1`, ..."""
+    """How many runs of each setting are trained side by side: with the seeds `seed`, `seed + 1`, ..."""
     seed: int = 0
 
 
@@ -181,15 +184,26 @@ def write_music(
     return figures, files
 
 
-def start(config: Config, model: MusicModel, pieces: PieceSet, tx: Any) -> tuple[TrainState, TrainStep, Any]:
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam behind a clip; its learning rate and clip are part of its state, so each run may have its own."""
+
+    def adam(learning_rate: Any, clip: Any) -> optax.GradientTransformation:
+        schedule = optax.cosine_decay_schedule(learning_rate, config.num_steps, alpha=0.01)
+        return optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule))
+
+    return optax.inject_hyperparams(adam)(learning_rate=config.learning_rate[0], clip=config.clip[0])
+
+
+def start(config: Config, runs: dict[str, np.ndarray], model: MusicModel, pieces: PieceSet) -> Any:
     """The state, the step and the batches of one run, or of many side by side."""
-    loss = partial(loss_fn, model, config.dropout)
+    loss, tx = partial(loss_fn, model, config.dropout), optimizer(config)
     batches = partial(training_batches, pieces, config.batch_size, config.window)
+    num = len(runs["seed"])
 
     def init(key: jax.Array) -> MusicParams:
         return init_music(model, key, pieces.splits.train[0].clock.shape[1])
 
-    if config.seeds == 1:
+    if num == 1:
         mesh = data_mesh(config.batch_size)
         init_key, train_key = jax.random.split(jax.random.key(config.seed))
         state = place_state(create_state(init(init_key), tx, train_key), mesh)
@@ -198,22 +212,36 @@ def start(config: Config, model: MusicModel, pieces: PieceSet, tx: Any) -> tuple
     def own_loss(params: MusicParams, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
         return loss(params, batch[0], key=key, step=step)
 
-    mesh = data_mesh(config.seeds)
-    states = place_runs(create_states(init, tx, seed_keys(config.seed, config.seeds)), mesh)
+    mesh = data_mesh(num)
+    keys = seed_keys(config.seed, config.seeds)[runs["seed"]]
+    own = {name: runs[name] for name in ("learning_rate", "clip")}
+    states = place_runs(create_states(init, tx, keys, **own), mesh)
     steps = make_train_steps(own_loss, tx)
-    data = side_by_side([batches(config.seed + run) for run in range(config.seeds)])
+    data = side_by_side([batches(config.seed + int(seed)) for seed in runs["seed"]])
     return states, on_mesh(lambda states, own: steps(states, own, ()), mesh, batch_axis=0), data
+
+
+def settings_table(config: Config, runs: dict[str, np.ndarray], nll: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the seeds of each setting; `nll` holds [N] numbers of each split."""
+    rows = []
+    for first in range(0, len(runs["seed"]), config.seeds):
+        row = {name: float(runs[name][first]) for name in ("learning_rate", "clip")}
+        for split, values in nll.items():
+            own = values[first : first + config.seeds]
+            row |= {split: own.mean(), f"{split} sd": own.std(ddof=min(1, config.seeds - 1))}
+        rows.append(row)
+    return rows
 
 
 def run(config: Config, run_dir: Path) -> dict[str, Any]:
     """Trains, judges and composes."""
     model, pieces = build(config)
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.01)
-    tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
+    runs = grid(config.seeds, learning_rate=config.learning_rate, clip=config.clip)
+    num = len(runs["seed"])
     judge = lambda params, batch: {"nll": music_nll(model, params, batch)}  # noqa: E731
-    evaluate = make_evaluate(judge if config.seeds == 1 else jax.vmap(judge, in_axes=(0, None)))
+    evaluate = make_evaluate(judge if num == 1 else jax.vmap(judge, in_axes=(0, None)))
     splits = {"valid": pad(pieces.splits.valid), "test": pad(pieces.splits.test)}
-    state, train_step, batches = start(config, model, pieces, tx)
+    state, train_step, batches = start(config, runs, model, pieces)
     with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         best, info = fit(
             state,
@@ -228,28 +256,34 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((run_dir / "params").resolve(), best.params)
     best_params = to_host(best.params)
+    each = {split: np.atleast_1d(evaluate(best_params, [batch])["nll"]) for split, batch in splits.items()}
+    settings = settings_table(config, runs, each)
+    chosen = int(np.argmin([row["valid"] for row in settings]))
+    own = slice(chosen * config.seeds, (chosen + 1) * config.seeds)
     metrics: dict[str, Any] = {}
-    floors = {split: music_baselines(model.frames, pieces, split) for split in splits}
     rows = []
-    for split, batch in splits.items():
-        each = np.atleast_1d(evaluate(best_params, [batch])["nll"])
-        nll = float(each.mean())
+    floors = {split: music_baselines(model.frames, pieces, split) for split in splits}
+    for split, values in each.items():
+        nll = float(values[own].mean())
         rows.append({"split": split, f"{config.num_layers} x {config.cell}-{config.hidden_size}": nll, **floors[split]})
         metrics |= {f"{split}_nll": nll, **{f"{split}_{name}": value for name, value in floors[split].items()}}
         if config.seeds > 1:
-            metrics |= {f"{split}_nll_sd": float(each.std(ddof=1)), f"{split}_nll_seeds": each.tolist()}
+            metrics |= {f"{split}_nll_sd": float(values[own].std(ddof=1)), f"{split}_nll_seeds": values[own].tolist()}
     metrics["test_nll_over_repeat"] = metrics["test_nll"] / metrics["test_repeat"]
-    if config.seeds > 1:
-        chosen = int(np.argmin(info.best_value))
-        best_params = jax.tree.map(lambda leaf: leaf[chosen], best_params)
+    if len(settings) > 1:
+        metrics |= {name: settings[chosen][name] for name in ("learning_rate", "clip")}
+    if num > 1:
+        best_run = int(np.argmin(each["valid"]))
+        best_params = jax.tree.map(lambda leaf: leaf[best_run], best_params)
     if is_writer():
         figures, files = write_music(config, run_dir, model, best_params, pieces)
-        curves = learning_curves(info.history, "nll", baselines=floors["valid"])
+        chosen_rows = [{k: v[own] if isinstance(v, list) else v for k, v in row.items()} for row in info.history]
+        curves = learning_curves(chosen_rows, "nll", baselines=floors["valid"])
         figures["Learning curves, nats per frame"] = save(curves.figure, run_dir / "figures" / "learning_curves.png")
         write_report(
             run_dir,
             title=f"Chorales by a recurrent network ({config.dataset})",
-            intro=INTRO,
+            intro=INTRO + (f"\n\n{markdown_table(settings)}" if len(settings) > 1 else ""),
             metrics_rows=rows,
             figures=figures,
             links=files,

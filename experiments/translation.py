@@ -35,7 +35,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from experiments._seq2seq import ForcingConfig, decode_all, greedy_decoder, pair_exposure, pair_loss
+from experiments._seq2seq import ForcingConfig, decode_all, greedy_decoder, padding_note, pair_exposure, pair_loss
 from experiments.claims import at_least
 from experiments.cli import main
 from rnn_jax import tree
@@ -208,13 +208,15 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     def validate(params: Any) -> dict[str, float]:
         return {"bleu": bleu(lines(translate(params, texts["valid"], greedily)), texts["valid"].english)[0]}
 
+    sources, targets = texts["train"].sources, texts["train"].targets
+    padding = padding_note(sources, targets, config.batch_size, bucket=500)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     params = init_seq2seq(model, init_key)
     with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         best, info = fit(
             create_state(params, tx, train_key),
             make_train_step(pair_loss(model, config, config.num_steps, smoothing=config.smoothing), tx),
-            pair_stream(texts["train"].sources, texts["train"].targets, config.batch_size, config.seed, bucket=500),
+            pair_stream(sources, targets, config.batch_size, config.seed, bucket=500),
             num_steps=config.num_steps,
             validation=Validation(validate, config.eval_every, "bleu", mode="max"),
             log=log,
@@ -269,7 +271,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         metrics_rows=exposure_rows(report),
         figures=figures,
         links={"Translations": path, "The whole test set, by beam search": run_dir / "test.beam.en"},
-        notes=[describe_fit(info, config.num_steps)],
+        notes=[describe_fit(info, config.num_steps), padding],
     )
     metrics = {
         "bleu_greedy": scores["greedy"][0],

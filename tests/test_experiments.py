@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scipy.io.wavfile
@@ -57,10 +59,13 @@ def test_the_benchmark_data_set_runs_too(tmp_path: Path) -> None:
     assert metrics["test_unigram"] == pytest.approx(11.09, abs=0.05)
 
 
-def test_many_seeds_in_one_program_are_the_runs_of_each_seed(tmp_path: Path) -> None:
-    def nll(*flags: str) -> list[float]:
+def test_many_runs_in_one_program_are_the_runs_alone(tmp_path: Path) -> None:
+    def run(*flags: str) -> tuple[dict[str, Any], str]:
         run_dir = smoke("bach_chorales", tmp_path / "-".join(flags), "--hidden-size", "4", *flags)
-        metrics = json.loads((run_dir / "result.json").read_text())["metrics"]
-        return metrics.get("test_nll_seeds", [metrics["test_nll"]])
+        return json.loads((run_dir / "result.json").read_text())["metrics"], (run_dir / "report.md").read_text()
 
-    assert nll("--seeds", "2")[1:] == pytest.approx(nll("--seed", "1"), rel=1e-5)
+    together, report = run("--seeds", "2", "--learning-rate", "1e-4", "0.03")
+    alone, _ = run("--seed", "1", "--learning-rate", "0.03")
+    assert together["learning_rate"] == pytest.approx(0.03)
+    assert together["test_nll_seeds"][1] == pytest.approx(alone["test_nll"], rel=1e-5)
+    assert len(re.findall(r"^\| (0.0001|0.03) \| 1 \|", report, re.MULTILINE)) == 2

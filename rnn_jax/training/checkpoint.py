@@ -235,19 +235,26 @@ def _manager(folder: Path, keep: int, keep_best: int, mode: str) -> ocp.Checkpoi
 
 def _read(manager: ocp.CheckpointManager, step: int, like: Any) -> Restored:
     """Reads one checkpoint and compares the fingerprints."""
-    args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-    held = together(lambda: dict(manager.restore(step, args=args)["progress"]))
+    folder = Path(manager.directory) / str(step)
+    held = together(lambda: dict(_read_item(folder / "progress", ocp.JsonCheckpointHandler, ocp.args.JsonRestore())))
     marks, outline = held.pop("fingerprints"), held.pop("arrays")
     if other := _differences(outline, _outline(like)):
         raise CheckpointError(f"it holds another state than this run: {'; '.join(other[:5])}")
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, without_empty(like))
-    items = ocp.args.Composite(**{name: ocp.args.StandardRestore(shapes) for name in marks})
-    held_arrays = together(lambda: manager.restore(step, args=items))
-    arrays = {name: with_empty(held_arrays[name], like) for name in marks}
+    read = functools.partial(_read_item, handler=ocp.StandardCheckpointHandler, args=ocp.args.StandardRestore(shapes))
+    arrays = {name: with_empty(together(functools.partial(read, folder / name)), like) for name in marks}
     for name, mark in marks.items():
         if (found := fingerprint(arrays[name])) != mark:
             raise CheckpointError(f"its {name} has fingerprint {found}, written was {mark}")
     return Restored(step, arrays["state"], arrays.get("best"), Progress(**held), ())
+
+
+def _read_item(path: Path, handler: Any, args: Any) -> Any:
+    """Reads what this process needs, on its own: in orbax's joint reading, one that fails leaves the others waiting."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    with ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone) as checkpointer:
+        return checkpointer.restore(path.resolve(), args=args)
 
 
 def _outline(tree: Any) -> dict[str, str]:

@@ -160,15 +160,14 @@ def fit(
         fine = _fine(guard, numbers)
         for index, done in enumerate(pending):
             add(book, numbers, index)
-            loss = float(np.mean(numbers.means["loss"][index]))
             if not fine[index]:
                 _look(book, guard, done, numbers, index, state, checkpoints)
             else:
                 book.skipped = 0
-            watch(book, loss)
+            shown["loss"] = float(np.mean(numbers.means["loss"][index]))
+            watch(book, shown["loss"])
             if done.step % log_every == 0 or done.step == num_steps:
                 flush(book, done.step)
-        shown["loss"] = loss
         show(pending[-1].step, shown)
         pending.clear()
         looked = monotonic()
@@ -238,8 +237,8 @@ def _fine(guard: Guard, read: Read) -> np.ndarray:
     """Which of the steps that were read need no closer look: bool [n]."""
     if guard.spike is not None:
         return np.zeros(len(read.means["loss"]), bool)
-    usual = np.isfinite(read.means["loss"]) & np.isfinite(read.means.get("grad_norm", 0.0))
-    return usual.reshape(len(usual), -1).all(axis=1)
+    usual = np.asarray(np.isfinite(read.means["loss"]) & np.isfinite(read.means.get("grad_norm", 0.0)))
+    return np.all(usual.reshape(len(usual), -1), axis=1)
 
 
 def _look(

@@ -38,6 +38,7 @@ from rnn_jax.training import (
     start_run,
     to_host,
 )
+from rnn_jax.training.checkpoint import Progress
 from rnn_jax.training.processes import Poll, together
 
 TX = optax.sgd(0.25)
@@ -48,8 +49,11 @@ def loss_fn(params, batch, *, key, step):
     return jnp.square(params["w"] - batch.mean()).sum(), {}
 
 
-def new_state(mesh, rule="fsdp"):
-    return place_state(create_state({"w": np.zeros(8, np.float32)}, TX, jax.random.key(0)), mesh, rule, min_size=1)
+ZEROS = np.zeros(8, np.float32)
+
+
+def new_state(mesh, w=ZEROS):
+    return place_state(create_state({"w": w}, TX, jax.random.key(0)), mesh, "fsdp", min_size=1)
 
 
 def check_what_process_0_says_holds(run_dir: Path, me: int) -> None:
@@ -149,6 +153,31 @@ def check_a_bad_step_is_saved_by_both(run_dir: Path, me: int) -> None:
     assert found.batch["batch"].tolist() == [0, 1]  # the rows of process 0
     assert found.state.params["w"].sharding == state.params["w"].sharding
     assert to_host(found.state.params["w"])[0] == np.float32(0.375)
+
+
+def check_damage_in_the_part_of_one_sets_a_checkpoint_aside_for_both(run_dir: Path, me: int) -> None:
+    folder = Path(by_writer(lambda: str((run_dir / "torn").mkdir() or run_dir / "torn")))
+    noise = np.random.default_rng(0).normal(size=2**14).astype(np.float32)  # what is small, packed, lies in one place
+    state = new_state(make_mesh(), noise)
+    progress = Progress(0.0, {}, [], 0, None, None, 0, -1, None, None)
+
+    def tear() -> int:
+        parts = [path for path in (folder / "checkpoints" / "2" / "state").glob("ocdbt.process_1/d/*")]
+        for path in parts:
+            path.write_bytes(path.read_bytes()[:10])
+        return len(parts)
+
+    with open_checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, None, progress)
+    assert by_writer(tear) > 0
+    with open_checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(state)
+    assert restored is not None
+    assert restored.step == 1
+    assert "step 2 could not be read and was moved to damaged_checkpoints/2" in restored.notes[0]
+    assert ("process 1 failed" in restored.notes[0]) == (me == 0)
+    assert (folder / "damaged_checkpoints" / "2" / "state").is_dir()
 
 
 def fail_in_process_1() -> None:

@@ -14,13 +14,16 @@ from rnn_jax.training import (
     averaged_params,
     create_state,
     create_states,
+    fingerprint,
     fit,
     make_tbptt_step,
     make_train_step,
     make_train_steps,
+    open_checkpoints,
     with_ema,
     with_mean,
 )
+from rnn_jax.training.checkpoint import Progress
 
 RNG = np.random.default_rng(13)
 PARAMS = {"w": RNG.normal(size=3).astype(np.float32), "z": np.complex64(0.3 - 0.7j)}
@@ -211,3 +214,19 @@ def test_fit_can_choose_by_the_average() -> None:
     np.testing.assert_allclose(seen, [-1, -5 / 3, -17 / 7], rtol=1e-6)
     assert info.best_step == 2
     np.testing.assert_allclose(averaged_params(best.opt_state)["w"], -5 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: with_ema(tx, 0.5), with_mean])
+def test_an_average_goes_through_a_checkpoint(wrap, tmp_path) -> None:
+    tx = wrap(optax.adam(0.1))
+    state, _, averages = train(tx)
+    progress = Progress(0.0, {}, [], 0, None, None, 0, -1, None, None)
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(9, state, None, progress)
+    with open_checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(create_state(PARAMS, tx, jax.random.key(1)))
+    assert restored is not None
+    jax.tree.map(np.testing.assert_array_equal, averaged_params(restored.state.opt_state), averages[-1])
+    step = make_train_step(loss_fn, tx)
+    gone_on, not_stopped = (step(state, BATCHES[0])[0] for state in (restored.state, state))
+    assert fingerprint(gone_on) == fingerprint(not_stopped)
