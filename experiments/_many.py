@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.training import FitInfo, TrainState, fit, open_checkpoints, run_logger
+from rnn_jax.training import (
+    FitInfo,
+    TrainState,
+    data_mesh,
+    fit,
+    on_mesh,
+    open_checkpoints,
+    place_runs,
+    run_logger,
+)
 
 
 def grid(seeds: int, **settings: Sequence[float]) -> dict[str, np.ndarray]:
@@ -45,6 +54,8 @@ def fit_many(
 ) -> tuple[TrainState, FitInfo]:
     """Trains all models on the same batches, with logs and checkpoints in a folder, and goes on where it stands.
 
+    The models are shared over all devices where their number divides them.
+
     Args:
         folder: made if it is missing.
         states: from `create_states`.
@@ -58,10 +69,12 @@ def fit_many(
         The last states, and what happened.
     """
     folder.mkdir(exist_ok=True)
+    mesh = data_mesh(len(states.step))
+    placed = on_mesh(lambda states, both: step(states, *both), mesh, (0, "all"))
     with run_logger(folder) as log, open_checkpoints(folder) as checkpoints:
         return fit(
-            states,
-            lambda states, batch: step(states, settings, batch),
+            place_runs(states, mesh),
+            lambda states, batch: placed(states, (settings, batch)),
             batches,
             num_steps=num_steps,
             log=log,

@@ -157,7 +157,10 @@ def train(model: Harmoniser, config: Config, melodies: Melodies, folder: Path) -
     moving = max(1, round(config.schedule_part * config.num_steps))
     rates = [forcing_schedule(kind, moving, start=start, end=end) for kind, start, end in SCHEDULES.values()]
 
+    traced: list[str] = []
+
     def loss_fn(params: Params, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
+        traced.append("once for each program")
         which, task = batch
         scores = score(model, params, task, jnp.stack([rate(step) for rate in rates])[which], key, sample())
         return mean_value(tally(scores.loss, scores.real)), {}
@@ -169,7 +172,7 @@ def train(model: Harmoniser, config: Config, melodies: Melodies, folder: Path) -
     states, step = create_states(model.init, tx, seeds), make_train_steps(loss_fn, tx)
     batches = windows(melodies.train, config.batch_size, config.window, config.seed)
     states, _ = fit_many(folder, states, step, which, batches, config.num_steps)
-    return states.params, step._cache_size()
+    return states.params, len(traced)
 
 
 def draw(accuracy: np.ndarray, forced: np.ndarray, reports: dict[str, ExposureReport], folder: Path) -> dict[str, Path]:

@@ -159,19 +159,22 @@ def pair_stream(
     *,
     bucket: int = 50,
     multiple: int = 8,
+    rows: Callable[[int], slice] | None = None,
 ) -> grain.DatasetIterator:
     """The batches of `pair_batches`, one epoch after another without end.
 
     Args:
         sources, targets, batch_size, seed, bucket, multiple: as in `pair_batches`.
+        rows: which rows of a batch this process builds, as in `stream`; all if None.
 
     Returns:
-        An iterator as `stream` makes it: built in the background, and it can be put back to any place.
+        An iterator as `stream` makes it: built in the background, and it can be put back to any place. Its ids are
+        [B, 3]: the pair (-1 where a row only fills up the batch), S and T.
 
     Raises:
         ValueError: as `pair_batches`, or if there is no pair.
     """
-    return stream(*_pairs(sources, targets, batch_size, seed, bucket, multiple))
+    return stream(*_pairs(sources, targets, batch_size, seed, bucket, multiple), rows=rows)
 
 
 def _pairs(
@@ -183,19 +186,22 @@ def _pairs(
     if multiple < 1:
         raise ValueError(f"`multiple` must be >= 1, got {multiple}")
     sides = _ids("sources", sources), _ids("targets", targets)
-    longer = [max(len(source), len(target)) for source, target in zip(*sides, strict=True)]
+    lengths = [np.array([len(sequence) for sequence in side], np.int64) for side in sides]
     filler = np.zeros(0, np.int32)
 
-    def padded(side: list[np.ndarray], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = [side[i] for i in group] + [filler] * (batch_size - len(group))
-        longest = max(map(len, rows))
-        return pad(rows, -(-longest // multiple) * multiple)
-
     def plan(epoch: int) -> list[np.ndarray]:
-        return batches(longer, batch_size, seed, epoch, bucket=bucket)
+        groups = batches(np.maximum(*lengths), batch_size, seed, epoch, bucket=bucket)
+        entries = [np.full((batch_size, 3), -1) for _ in groups]
+        for entry, group in zip(entries, groups, strict=True):
+            entry[: len(group), 0] = group
+            for side in (0, 1):
+                entry[:, 1 + side] = -(-lengths[side][group].max() // multiple) * multiple
+        return entries
 
-    def build(group: np.ndarray) -> PairBatch:
-        return PairBatch(*padded(sides[0], group), *padded(sides[1], group))
+    def build(entry: np.ndarray) -> PairBatch:
+        indices, (source_steps, target_steps) = entry[:, 0], entry[0, 1:]
+        rows = [[filler if i < 0 else side[i] for i in indices] for side in sides]
+        return PairBatch(*pad(rows[0], source_steps), *pad(rows[1], target_steps))
 
     return plan, build
 

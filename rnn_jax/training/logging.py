@@ -76,7 +76,9 @@ def run_logger(run_dir: str | Path) -> Generator[RunLog]:
         def scalars(after: int | None) -> SummaryWriter:
             """TensorBoard hides what an earlier process wrote after that step."""
             purge = None if after is None else after + 1
-            return opened.enter_context(SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=purge))
+            # A short queue makes training wait for the disk.
+            writer = SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=purge, max_queue=1000)
+            return opened.enter_context(writer)
 
         def write(row: Row) -> None:
             nonlocal events

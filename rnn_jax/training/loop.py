@@ -154,11 +154,12 @@ def fit(
     pending: list[_Pending] = []
     poll, wait, looked = Poll(3), 0.0 if jax.process_count() > 1 else READ_SECONDS, -math.inf
 
-    def read() -> None:
+    def read(count: int) -> None:
         nonlocal looked
-        numbers = read_steps([done.metrics for done in pending])
+        oldest = pending[:count]
+        numbers = read_steps([done.metrics for done in oldest])
         fine = _fine(guard, numbers)
-        for index, done in enumerate(pending):
+        for index, done in enumerate(oldest):
             add(book, numbers, index)
             if not fine[index]:
                 _look(book, guard, done, numbers, index, state, checkpoints)
@@ -168,8 +169,8 @@ def fit(
             watch(book, shown["loss"])
             if done.step % log_every == 0 or done.step == num_steps:
                 flush(book, done.step)
-        show(pending[-1].step, shown)
-        pending.clear()
+        show(oldest[-1].step, shown)
+        del pending[:count]
         looked = monotonic()
 
     def judge(validation: Validation) -> int:
@@ -192,7 +193,7 @@ def fit(
                 batch = item.batch if isinstance(item, Numbered) else item
                 state, metrics = train_step(state, batch)  # returns at once, the device works
                 if pending and monotonic() - looked >= wait:
-                    read()
+                    read((len(pending) + 1) // 2)  # the device has the others to work on
                 book.step += 1
                 pending.append(_Pending(book.step, metrics, item))
             late = is_writer() and max_seconds is not None and book.elapsed() > max_seconds
@@ -206,7 +207,7 @@ def fit(
                 book.stopped is not None or bool(signal or overdue) or checkpoints.due(book.step)
             )
             if pending and (judging or saving or book.stopped is not None):
-                read()
+                read(len(pending))
             if book.step == first:
                 raise ValueError("`batches` must hold at least one batch, got none")
             if validation is not None and judging:

@@ -151,7 +151,8 @@ def place_batch(batch: Any, mesh: Mesh, batch_axis: Any = None) -> Any:
         lengths; scalars go everywhere.
       mesh: from `make_mesh`.
       batch_axis: says it otherwise: which axis is B, as a pytree that begins like `batch`, for example
-        `Batch(data=1, lengths=0)`; 0 for an array [B, ...] without time, 1 for [T, B, ...].
+        `Batch(data=1, lengths=0)`; 0 for an array [B, ...] without time, 1 for [T, B, ...], "all" for what goes whole
+        to every device, the same in every process.
 
     Returns:
       the batch, of which each device holds its part.
@@ -171,6 +172,7 @@ def place_batch(batch: Any, mesh: Mesh, batch_axis: Any = None) -> Any:
         axes = [1 if np.ndim(leaf) > 1 else 0 for _, leaf in leaves]
     else:
         axes = jax.tree.leaves(jax.tree.map(lambda axis, part: jax.tree.map(lambda _: axis, part), batch_axis, batch))
+    axes = [np.ndim(leaf) if axis == "all" else axis for (_, leaf), axis in zip(leaves, axes, strict=True)]
     named = [(jax.tree_util.keystr(path), leaf, axis) for (path, leaf), axis in zip(leaves, axes, strict=True)]
     rows = {name or "batch": np.shape(leaf)[axis] for name, leaf, axis in named if np.ndim(leaf) > axis}
     if len(set(rows.values())) > 1:

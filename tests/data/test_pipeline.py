@@ -11,6 +11,7 @@ from rnn_jax.data.pipeline import side_by_side, stream
 from rnn_jax.data.sentence_pairs import pair_batches, pair_stream
 
 LENGTHS = np.arange(1, 12)
+HALVES = (lambda size: slice(0, size // 2), lambda size: slice(size // 2, size))
 
 
 def plan(epoch):
@@ -55,6 +56,19 @@ def test_a_stream_of_pairs_holds_the_batches_of_every_epoch():
         for expected in pair_batches(sources, targets, 4, 5, epoch, bucket=2, multiple=4):
             for ours, theirs in zip(next(pairs).batch, expected, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
+
+
+def test_processes_that_build_their_rows_of_pairs_build_the_batch_together():
+    rng = np.random.default_rng(1)
+    sources, targets = ([rng.integers(2, 9, rng.integers(1, 12)) for _ in range(10)] for _ in range(2))
+    whole = pair_stream(sources, targets, 4, 5, bucket=2, multiple=4)
+    parts = [pair_stream(sources, targets, 4, 5, bucket=2, multiple=4, rows=rows) for rows in HALVES]
+    for _ in range(7):
+        expected, halves = next(whole), [next(part) for part in parts]
+        for name in expected.batch._fields:
+            axis = 0 if name.endswith("lengths") else 1
+            both = np.concatenate([getattr(half.batch, name) for half in halves], axis)
+            np.testing.assert_array_equal(both, getattr(expected.batch, name))
 
 
 def test_plans_that_cannot_be_followed_are_refused():
