@@ -9,6 +9,7 @@ Published with the same data: an attention GRU of 20.5 million parameters reache
 
     pip install -e ".[text]"                           # subwords and BLEU
     python -m experiments.translation                  # 60 to 100 minutes on 2 cores
+    python -m experiments.translation --teacher-forcing-ratio 0.5
 
 Reached: 40.6 greedy, 42.4 with six beams, by 4.8 million parameters (one seed). What differs from the published model
 besides size: subwords instead of words, label smoothing, one matrix for reading and writing target tokens, Luong's
@@ -17,15 +18,15 @@ attention, dropout 0.35, 20 epochs, forced throughout, and BLEU of detokenised t
 The exposure report scores the true translation while the model reads its own: a free-running model says the same in
 other words and at other positions, which that loss counts as wrong. It shows how far one wrong word carries, not how
 good translations are.
-    python -m experiments.translation --teacher-forcing-ratio 0.5
 
 The best parameters are those with the best BLEU on the validation set, decoded greedily: validation runs freely. Words
 that are rare are made of subwords, so nothing is unknown. Where Multi30k cannot be had, the example sentences of the
 Debian package trans-de-en take its place (so does `--data ding`); then every metric has `ding_` before its name, and no
-claim is made about it.
+claim is made about it. Batches are split over all devices, and over processes with `--distributed`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,18 +43,25 @@ from rnn_jax import tree
 from rnn_jax.data.sentence_pairs import load_ding, load_multi30k, pair_batches, pair_stream
 from rnn_jax.data.vocabulary import END, START, Subwords, decode_line, encode_line, save_subwords, train_subwords
 from rnn_jax.decoding import Beams, beam_search
-from rnn_jax.exposure import exposure_rows
+from rnn_jax.exposure import ExposureReport, exposure_rows
 from rnn_jax.plotting import attention_map, exposure_curves, learning_curves, save
 from rnn_jax.report import markdown_table, write_report
 from rnn_jax.seq2seq import Seq2Seq, Seq2SeqParams, alignment, decoding_step, init_seq2seq, rnn_seq2seq
 from rnn_jax.training import (
+    FitInfo,
     Validation,
     create_state,
+    data_mesh,
     describe_fit,
     fit,
+    is_writer,
+    local_rows,
     make_train_step,
+    on_mesh,
     open_checkpoints,
+    place_state,
     run_logger,
+    to_host,
 )
 
 CLAIMS = (
@@ -176,11 +184,42 @@ def draw_attention(model: Seq2Seq, params: Any, text: Text, written: list[Any], 
     return save(ax.figure, path)
 
 
+def draw(run_dir: Path, info: FitInfo, report: ExposureReport) -> dict[str, Path]:
+    """The learning curve and the exposure report."""
+    curves = learning_curves(info.history, "nll")
+    ax = exposure_curves(
+        report.rates,
+        report.loss_by_position,
+        counts=report.count_by_position,
+        least=30,
+        ylabel="nats per subword",
+        title="The true translation under forcing of different degrees",
+    )
+    return {
+        "Nats per subword in training (forced, with dropout)": save(curves.figure, run_dir / "figures" / "nll.png"),
+        "Exposure report on the validation set": save(ax.figure, run_dir / "figures" / "exposure.png"),
+    }
+
+
+def write_translations(run_dir: Path, test: Text, said: dict[str, list[str]]) -> dict[str, Path]:
+    """The whole test set, and samples side by side."""
+    for name, text in said.items():
+        (run_dir / f"test.{name}.en").write_text("\n".join(text) + "\n", encoding="utf-8")
+    samples = [
+        {"German": test.german[n], "greedy": said["greedy"][n], "beam": said["beam"][n], "reference": test.english[n]}
+        for n in np.linspace(0, len(test.german) - 1, 8).astype(int)
+    ]
+    path = run_dir / "samples.md"
+    path.write_text(f"# Translations\n\n{markdown_table(samples)}\n", encoding="utf-8")
+    return {"Translations": path, "The whole test set, by beam search": run_dir / "test.beam.en"}
+
+
 def run(config: Config, run_dir: Path) -> dict[str, Any]:
     """Trains, then translates the test set greedily and by beam search."""
     found, texts, german, english = load(config)
-    for name, words in (("german", german), ("english", english)):
-        save_subwords(words, run_dir / f"{name}.json")
+    if is_writer():
+        for name, words in (("german", german), ("english", english)):
+            save_subwords(words, run_dir / f"{name}.json")
     model = rnn_seq2seq(
         len(german.vocabulary.symbols),
         len(english.vocabulary.symbols),
@@ -206,17 +245,21 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         return [decode_line(english, output) for output in outputs]
 
     def validate(params: Any) -> dict[str, float]:
-        return {"bleu": bleu(lines(translate(params, texts["valid"], greedily)), texts["valid"].english)[0]}
+        outputs = translate(to_host(params), texts["valid"], greedily)
+        return {"bleu": bleu(lines(outputs), texts["valid"].english)[0]}
 
     sources, targets = texts["train"].sources, texts["train"].targets
     padding = padding_note(sources, targets, config.batch_size, bucket=500)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     params = init_seq2seq(model, init_key)
+    mesh = data_mesh(config.batch_size)
+    step = make_train_step(pair_loss(model, config, config.num_steps, smoothing=config.smoothing), tx)
+    own = partial(local_rows, mesh)
     with run_logger(run_dir) as log, open_checkpoints(run_dir) as checkpoints:
         best, info = fit(
-            create_state(params, tx, train_key),
-            make_train_step(pair_loss(model, config, config.num_steps, smoothing=config.smoothing), tx),
-            pair_stream(sources, targets, config.batch_size, config.seed, bucket=500),
+            place_state(create_state(params, tx, train_key), mesh),
+            on_mesh(step, mesh),
+            pair_stream(sources, targets, config.batch_size, config.seed, bucket=500, rows=own),
             num_steps=config.num_steps,
             validation=Validation(validate, config.eval_every, "bleu", mode="max"),
             log=log,
@@ -227,52 +270,35 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((run_dir / "params").resolve(), best.params)
 
+    best_params = jax.device_put(to_host(best.params), jax.local_devices()[0])
     test = texts["test"]
     beams = jax.jit(lambda p, s, n: beam_decoder(model, config)(p, s, n).tokens[..., 0])
     written = {
-        "greedy": translate(best.params, test, greedily),
-        "beam": translate(best.params, test, beams),
+        "greedy": translate(best_params, test, greedily),
+        "beam": translate(best_params, test, beams),
     }
     said = {name: lines(outputs) for name, outputs in written.items()}
-    for name, text in said.items():
-        (run_dir / f"test.{name}.en").write_text("\n".join(text) + "\n", encoding="utf-8")
     scores = {name: bleu(text, test.english) for name, text in said.items()}
     held_out = pair_batches(texts["valid"].sources, texts["valid"].targets, 128, 0, 0)
-    report = pair_exposure(model, best.params, list(held_out))
-    figures = {}
-    curves = learning_curves(info.history, "nll")
-    figures["Nats per subword in training (forced, with dropout)"] = save(curves.figure, run_dir / "figures/nll.png")
-    ax = exposure_curves(
-        report.rates,
-        report.loss_by_position,
-        counts=report.count_by_position,
-        least=30,
-        ylabel="nats per subword",
-        title="The true translation under forcing of different degrees",
-    )
-    figures["Exposure report on the validation set"] = save(ax.figure, run_dir / "figures" / "exposure.png")
-    if config.attention != "none":
-        lengths = [len(source) for source in test.sources]
-        for n in np.argsort(np.abs(np.array(lengths) - 12), kind="stable")[:2]:
-            path = run_dir / "figures" / f"attention_{n}.png"
-            drawn = draw_attention(model, best.params, test, written["greedy"], (german, english), path, int(n))
-            figures[f'Attention while translating "{test.german[n]}"'] = drawn
-    samples = [
-        {"German": test.german[n], "greedy": said["greedy"][n], "beam": said["beam"][n], "reference": test.english[n]}
-        for n in np.linspace(0, len(test.german) - 1, 8).astype(int)
-    ]
-    path = run_dir / "samples.md"
-    path.write_text(f"# Translations\n\n{markdown_table(samples)}\n", encoding="utf-8")
-    write_report(
-        run_dir,
-        title=f"German to English ({found})",
-        intro=f"Test BLEU {scores['greedy'][0]:.2f} greedy, {scores['beam'][0]:.2f} with {config.num_beams} beams "
-        f"({scores['beam'][1]}). {tree.size(params):,} parameters. Below: the validation set under forcing.",
-        metrics_rows=exposure_rows(report),
-        figures=figures,
-        links={"Translations": path, "The whole test set, by beam search": run_dir / "test.beam.en"},
-        notes=[describe_fit(info, config.num_steps), padding],
-    )
+    report = pair_exposure(model, best_params, list(held_out))
+    if is_writer():
+        figures = draw(run_dir, info, report)
+        if config.attention != "none":
+            lengths = [len(source) for source in test.sources]
+            for n in np.argsort(np.abs(np.array(lengths) - 12), kind="stable")[:2]:
+                path = run_dir / "figures" / f"attention_{n}.png"
+                drawn = draw_attention(model, best_params, test, written["greedy"], (german, english), path, int(n))
+                figures[f'Attention while translating "{test.german[n]}"'] = drawn
+        write_report(
+            run_dir,
+            title=f"German to English ({found})",
+            intro=f"Test BLEU {scores['greedy'][0]:.2f} greedy, {scores['beam'][0]:.2f} with {config.num_beams} beams "
+            f"({scores['beam'][1]}). {tree.size(params):,} parameters. Below: the validation set under forcing.",
+            metrics_rows=exposure_rows(report),
+            figures=figures,
+            links=write_translations(run_dir, test, said),
+            notes=[describe_fit(info, config.num_steps), padding],
+        )
     metrics = {
         "bleu_greedy": scores["greedy"][0],
         "bleu_beam": scores["beam"][0],

@@ -204,7 +204,7 @@ def encode(
     """
     if source.ndim != 2 or not source.shape[0] or not jnp.issubdtype(source.dtype, jnp.integer):
         raise ValueError(f"`source` must be integers [S, B] with at least one step, got {checks.describe(source)}")
-    xs = params.source[source]
+    xs = jnp.asarray(params.source)[source]
     encoder = params.encoder if key is None else model.encoder.perturb(key, params.encoder, xs.shape)
     final, memory = model.encoder.apply(encoder, xs, lengths=lengths)
     decoder = params.decoder
@@ -297,5 +297,9 @@ def alignment(model: Seq2Seq, params: Seq2SeqParams, batch: PairBatch) -> Array:
     encoded = encode(model, params, pairs.source, pairs.source_lengths)
     before = jnp.concatenate([jnp.full_like(pairs.target[:1], START), pairs.target[:-1]])
     return unroll(
-        model.decoder.align, encoded.params, params.target[before], encoded.carry, lengths=pairs.target_lengths
+        model.decoder.align,
+        encoded.params,
+        jnp.asarray(params.target)[before],
+        encoded.carry,
+        lengths=pairs.target_lengths,
     )[1]

@@ -210,7 +210,7 @@ def _encode(targets: Array, start: int | Array, feedback: Feedback, embedding: A
     start = jnp.asarray(start)
     if not jnp.issubdtype(start.dtype, jnp.integer) or start.shape not in ((), targets.shape[1:]):
         raise ValueError(f"`start` must be a token or tokens {targets.shape[1:]}, got {checks.describe(start)}")
-    return embedding[shift(targets, jnp.broadcast_to(start, targets.shape[1:]))]
+    return jnp.asarray(embedding)[shift(targets, jnp.broadcast_to(start, targets.shape[1:]))]
 
 
 def _start_carry(plan: _Plan, carry: Carry | None) -> Carry:
