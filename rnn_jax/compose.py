@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks, tree
 from rnn_jax.cells._constructor import constructor
+from rnn_jax.gated_step import GatedStep, on_part
 from rnn_jax.initializers import KernelInit, lecun_normal, normal
 from rnn_jax.products import affine, layer_norm
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, example_xs
@@ -306,4 +307,5 @@ def wrap(
     def prepare(params: Any) -> Any:
         return params._replace(cell=inner.prepare(params.cell))
 
-    return cell._replace(**changed, project=project, step=step, prepare=prepare, layers=())
+    gated = on_part(inner.step, lambda params: params.cell) if isinstance(inner.step, GatedStep) else step
+    return cell._replace(**changed, project=project, step=gated, prepare=prepare, layers=())

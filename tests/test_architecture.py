@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rnn_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-GROUND = ("types", "checks", "caching", "tree", "products", "initializers")
+GROUND = ("types", "checks", "caching", "tree", "products", "gated_step", "initializers")
 
 ALLOWED = {
     **dict.fromkeys(GROUND, GROUND),

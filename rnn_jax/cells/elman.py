@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
+from rnn_jax.gated_step import GatedStep
 from rnn_jax.initializers import Gate, KernelInit, identity, lecun_normal, normal, orthogonal
-from rnn_jax.products import MaskedKernel, affine, recurrent
+from rnn_jax.products import MaskedKernel, affine
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Cell
 
@@ -73,10 +74,11 @@ def elman(
     def project(params: ElmanParams, xs: Array) -> Array:
         return affine(xs, params.w_x, params.b)
 
-    def step(params: ElmanParams, carry: Array, z: Array) -> tuple[Array, Array]:
-        h = activation(z.astype(carry.dtype) + recurrent(carry, params.w_h, z.dtype))
-        return h, h.astype(z.dtype)
+    def after(params: ElmanParams, carry: Array, a: Array) -> tuple[Array, Array]:
+        h = activation(a)
+        return h, h
 
+    step = GatedStep(lambda params: params.w_h, after)
     return Cell(init=init, init_carry=init_carry, step=step, project=project)
 
 

@@ -4,9 +4,12 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
+from rnn_jax.gated_step import GatedStep
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -87,24 +90,42 @@ def gru(
     def project(params: GRUParams, xs: Array) -> Array:
         return affine(xs, params.w_x, params.b)
 
-    def step(params: GRUParams, carry: Array, z: Array) -> tuple[Array, Array]:
+    def reset_before(params: GRUParams, carry: Array, z: Array) -> tuple[Array, Array]:
         x_gates = z.astype(carry.dtype)
-        if params.b_hn is not None:
-            h_gates = recurrent(carry, params.w_h, z.dtype)
-            reset_gate, update = _gates(x_gates, h_gates[..., : 2 * hidden_size])
-            h_n = h_gates[..., 2 * hidden_size :]
-            n = x_gates[..., 2 * hidden_size :] + reset_gate * (h_n + align(params.b_hn, h_n))
-        else:
-            h_gates = recurrent(carry, columns(params.w_h, 0, 2 * hidden_size), z.dtype)
-            reset_gate, update = _gates(x_gates, h_gates)
-            h_n = recurrent(reset_gate * carry, columns(params.w_h, 2 * hidden_size), z.dtype)
-            n = x_gates[..., 2 * hidden_size :] + h_n
-        h = (1 - update) * jnp.tanh(n) + update * carry
+        h_gates = recurrent(carry, columns(params.w_h, 0, 2 * hidden_size), z.dtype)
+        reset_gate, update = jnp.split(jax.nn.sigmoid(x_gates[..., : 2 * hidden_size] + h_gates), 2, axis=-1)
+        h_n = recurrent(reset_gate * carry, columns(params.w_h, 2 * hidden_size), z.dtype)
+        h = (1 - update) * jnp.tanh(x_gates[..., 2 * hidden_size :] + h_n) + update * carry
         return h, h.astype(z.dtype)
 
+    def side_by_side(params: GRUParams, z: Array, hz: Array) -> tuple[Array, Array, Array]:
+        (z_gates, z_n), (h_gates, h_n) = (jnp.split(part, [2 * hidden_size], axis=-1) for part in (z, hz))
+        return z_gates + h_gates, z_n, h_n if params.b_hn is None else h_n + align(params.b_hn, h_n)
+
+    gated = GatedStep(
+        lambda params: params.w_h,
+        lambda params, carry, a: _reset_after(carry, a)[0],
+        gates=side_by_side,
+        linear=_reset_after,
+    )
+    step = reset_before if reset == "before" else gated
     return Cell(init=init, init_carry=init_carry, step=step, project=project)
 
 
-def _gates(x_gates: Array, h_gates: Array) -> list[Array]:
-    """The reset and update gates from the first two blocks of each pre-activation."""
-    return jnp.split(jax.nn.sigmoid(x_gates[..., : h_gates.shape[-1]] + h_gates), 2, axis=-1)
+def _reset_after(carry: Array, a: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Partial]:
+    """The step with the reset after the product, and its tangent."""
+    r, z = jnp.split(lax.optimization_barrier(jax.nn.sigmoid(a[0])), 2, axis=-1)
+    n = jnp.tanh(a[1] + r * a[2])
+    h = (1 - z) * n + z * carry
+    by_n = (1 - z) * (1 - n * n)
+    slopes = jnp.concatenate([by_n * a[2] * r * (1 - r), (carry - n) * z * (1 - z)], axis=-1)
+    return (h, h), Partial(_reset_after_tangent, slopes, by_n, by_n * r, z)
+
+
+def _reset_after_tangent(
+    slopes: Array, by_x: Array, by_h: Array, keep: Array, carry: Array, a: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    """The tangent of h; `slopes` are those of h by r and z, the others by both parts of n, and by the last h."""
+    by_r, by_z = jnp.split(slopes * a[0], 2, axis=-1)
+    h = keep * carry + by_r + by_z + by_x * a[1] + by_h * a[2]
+    return h, h

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import tree
+from rnn_jax.gated_step import GatedStep
+from rnn_jax.products import MaskedKernel
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank
+from rnn_jax.unroll.gated import scan_gated
 from rnn_jax.unroll.strategies import Associative, Chunked, Scan, Sharded
 
 
@@ -64,7 +67,11 @@ def run_scan(
         return after, (h, after if keep else None)
 
     steps = (zs, sequence.real, sequence.fresh)
-    carry, (hs, carries) = lax.scan(body, start.carry, steps, reverse=reverse, unroll=unroll)
+    if isinstance(cell.step, GatedStep) and not isinstance(cell.step.kernel(params), MaskedKernel):
+        options: Any = {"reverse": reverse, "keep": keep, "unroll": unroll}
+        carry, (hs, carries) = scan_gated(cell.step, params, start, steps, **options)
+    else:
+        carry, (hs, carries) = lax.scan(body, start.carry, steps, reverse=reverse, unroll=unroll)
     ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
     return Run(carry=carry, ys=ys, carries=carries)
 

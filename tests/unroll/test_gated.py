@@ -1,0 +1,144 @@
+"""The rule of gated steps against automatic differentiation of the plain scan, by every transformation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from cases import MAIN, assert_close, everything, make_xs
+from test_lengths_masks_resets import SCENES, real_steps, spoil
+
+from rnn_jax.cells import elman, gru, lstm, orthogonal_rnn
+from rnn_jax.dropout import with_dropout
+from rnn_jax.gated_step import GatedStep
+from rnn_jax.types import Cell
+from rnn_jax.unroll import Chunked, Scan, unroll, unroll_carries
+
+CELLS = {
+    "elman": elman(5),
+    "gru": gru(5),
+    "lstm": lstm(5),
+    "lstm_options": lstm(5, peephole=True, cell_clip=0.5),
+    "lstm_coupled": lstm(5, coupled=True),
+    "dropout": with_dropout(lstm(5), variational=0.5),
+}
+CASE = {case.name: case for case in MAIN}["lstm"]
+SCENE = SCENES["all"]
+over_cells = pytest.mark.parametrize("name", CELLS)
+
+
+def plain(cell: Cell) -> Cell:
+    """The same step, as a function that `unroll` does not know."""
+    step = cell.step
+    return cell._replace(step=lambda params, carry, z: step(params, carry, z))
+
+
+def params_of(cell: Cell) -> Any:
+    params = cell.init(jax.random.key(3), make_xs(CASE).shape[-1])
+    keys = iter(jax.random.split(jax.random.key(4), 20))
+    return jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), params)
+
+
+def loss(cell: Cell, **options: Any) -> Any:
+    """A function of parameters and xs in which outputs, final carry and every carry have weights of their own."""
+
+    def of(params: Any, xs: Any) -> Any:
+        carry, ys, carries = unroll_carries(cell, params, xs, **options)
+        leaves = [*jax.tree.leaves(carry), ys, *jax.tree.leaves(carries)]
+        return sum(
+            jnp.sum(jnp.sin(leaf * jnp.linspace(1, 2, leaf.size, dtype=leaf.dtype).reshape(leaf.shape)))
+            for leaf in leaves
+        )
+
+    return of
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@over_cells
+def test_values_and_gradients_equal_the_plain_scan(name: str, reverse: bool, x64: None) -> None:
+    cell = CELLS[name]
+    assert isinstance(cell.step, GatedStep)
+    params, xs = params_of(cell), spoil(make_xs(CASE), real_steps(SCENE))
+    carry = cell.init_carry(params, xs.shape[1:-1])
+    carry = jax.tree.map(lambda leaf: leaf + 0.1, carry)
+    got, expected = (everything(one, params, xs, carry, reverse=reverse, **SCENE) for one in (cell, plain(cell)))
+    assert_close(got, expected, rtol=1e-9)
+
+
+@over_cells
+def test_every_transformation_works(name: str, x64: None) -> None:
+    cell = CELLS[name]
+    params, xs = params_of(cell), make_xs(CASE)
+    ours, theirs = loss(cell), loss(plain(cell))
+
+    def hessian_product(of: Any) -> Any:
+        return jax.jvp(lambda p: jax.grad(of)(p, xs), (params,), (params,))[1]
+
+    def reverse_twice(of: Any) -> Any:
+        return jax.grad(lambda p: sum(jnp.vdot(g, g) for g in jax.tree.leaves(jax.grad(of)(p, xs))))(params)
+
+    transformations = {
+        "jvp": lambda of: jax.jvp(of, (params, xs), (params, jnp.cos(xs))),
+        "forward over reverse": hessian_product,
+        "reverse over reverse": reverse_twice,
+        "vmap": lambda of: jax.vmap(jax.grad(of), in_axes=(None, 0))(params, jnp.stack([xs, 2 * xs])),
+        "vmap over parameters": lambda of: jax.vmap(jax.grad(of), in_axes=(0, None))(
+            jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), params), xs
+        ),
+        "remat": lambda of: jax.grad(jax.checkpoint(of))(params, xs),
+        "jacfwd": lambda of: jax.jacfwd(of, argnums=1)(params, xs),
+    }
+    for transformed in transformations.values():
+        got, expected = jax.jit(lambda t=transformed: (t(ours), t(theirs)))()
+        assert_close(got, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("method", [Scan(unroll=3), Chunked(2)], ids=repr)
+def test_other_strategies_take_the_rule_as_well(method: Any, x64: None) -> None:
+    params, xs = params_of(CELLS["gru"]), make_xs(CASE)
+    got = jax.grad(loss(CELLS["gru"], method=method))(params, xs)
+    assert_close(got, jax.grad(loss(plain(CELLS["gru"])))(params, xs), rtol=1e-9)
+
+
+def largest_carry(cell: Cell) -> int:
+    """The largest array that any loop of the gradient hands from step to step."""
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((7, 2, 3))
+    jaxpr = jax.make_jaxpr(jax.grad(lambda p: unroll(cell, p, xs)[1].sum()))(params)
+    sizes = [0]
+
+    def look(jaxpr: Any) -> None:
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "scan":
+                first, count = equation.params["num_consts"], equation.params["num_carry"]
+                sizes.extend(variable.aval.size for variable in equation.invars[first : first + count])
+            for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "jaxpr")):
+                if hasattr(inner, "jaxpr"):
+                    look(inner.jaxpr)
+
+    look(jaxpr.jaxpr)
+    return max(sizes)
+
+
+@pytest.mark.parametrize(
+    "cell", [elman(16), gru(16), lstm(16), with_dropout(lstm(16), inputs=0.1)], ids=["elman", "gru", "lstm", "dropout"]
+)
+def test_no_loop_adds_up_the_gradient_of_the_kernel(cell: Cell) -> None:
+    assert largest_carry(cell) <= 2 * 16
+    assert largest_carry(plain(cell)) >= 16 * 16
+
+
+def test_half_precision_has_gradients_near_those_of_the_plain_scan() -> None:
+    cell = lstm(8)
+    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (9, 4, 3), jnp.bfloat16)
+    got, expected = (
+        jax.grad(lambda p, one=one: unroll(one, p, xs)[1].astype(jnp.float32).sum())(params)
+        for one in (cell, plain(cell))
+    )
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert float(jnp.abs(ours - theirs).max()) < 0.02 * float(jnp.abs(theirs).max())
+
+
+def test_cells_that_meet_parameters_in_other_products_keep_the_plain_scan() -> None:
+    for cell in (lstm(4, projection=2), lstm(4, layer_norm=True), gru(4, reset="before"), orthogonal_rnn(4)):
+        assert not isinstance(cell.step, GatedStep)
