@@ -220,8 +220,20 @@ def test_chunks_and_forcing_of_a_decoder_equal_the_plain_loop(feeding):
 
 def dot_generals_in_the_loop(cell: Any, params: Any) -> int:
     jaxpr = jax.make_jaxpr(lambda p, xs: unroll(cell, p, xs))(params, XS)
-    (loop,) = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "scan"]
+    (loop,) = loops(jaxpr.jaxpr)
     return str(loop.params["jaxpr"]).count("dot_general")
+
+
+def loops(jaxpr: Any) -> list[Any]:
+    """The scans of a program, those within other calls too."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            found.append(equation)
+        else:
+            inner = [value.jaxpr for value in equation.params.values() if hasattr(value, "jaxpr")]
+            found += [loop for part in inner for loop in loops(part)]
+    return found
 
 
 def test_without_input_feeding_only_the_inner_step_is_in_the_loop():
