@@ -85,8 +85,9 @@ def scan_gated(
         carry, (out, h_in, tangent) = scan(body, start[0], steps)
         zs, real, fresh = steps
         wide = h_in.dtype
-        hz_dot = product(h_in.astype(zs.dtype).reshape(-1, h_in.shape[-1]), kernel_dot).astype(wide)
-        hz_dot = hz_dot.reshape(*h_in.shape[:-1], -1)
+        # Time and batch joined into one axis: up to twice as fast, but a batch split over devices would be gathered.
+        rows = h_in.reshape(-1, h_in.shape[-1]) if jax.device_count() == 1 else h_in
+        hz_dot = product(rows.astype(zs.dtype), kernel_dot).astype(wide).reshape(*h_in.shape[:-1], kernel.shape[1])
         nothing = jnp.zeros_like(hz_dot)
         points, dots = (params, zs.astype(wide), nothing), (params_dot, zs_dot.astype(wide), hz_dot)
         known = jax.jvp(step.gates, points, dots)[1]
@@ -104,9 +105,8 @@ def scan_gated(
             tangent, a_dot, z_dot, real, fresh = one
             before = enter(carry_dot, start_dot[1], fresh)
             a_dot = jax.tree.map(jnp.add, a_dot, by_h(step.hidden(before), z_dot))
-            a_dot = lax.optimization_barrier(
-                a_dot
-            )  # else XLA puts gates together where they are used, element by element
+            # Else XLA puts the gates together where they are used, once for every element of a product.
+            a_dot = lax.optimization_barrier(a_dot)
             carry_dot, h_dot = tangent(before, a_dot) if step.linear else tangent(params_dot, before, a_dot)
             carry_dot, *out = leave(carry_dot, before, h_dot, (z_dot, real, fresh))
             return carry_dot, tuple(out)

@@ -53,9 +53,13 @@ def loss(cell: Cell, **options: Any) -> Any:
     return of
 
 
+@pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @over_cells
-def test_values_and_gradients_equal_the_plain_scan(name: str, reverse: bool, x64: None) -> None:
+def test_values_and_gradients_equal_the_plain_scan(
+    name: str, reverse: bool, num_devices: int, x64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: num_devices)
     cell = CELLS[name]
     assert isinstance(cell.step, GatedStep)
     params, xs = params_of(cell), spoil(make_xs(CASE), real_steps(SCENE))
