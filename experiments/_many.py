@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rnn_jax import checks
 from rnn_jax.training import (
     FitInfo,
     TrainState,
@@ -32,10 +33,11 @@ def grid(seeds: int, **settings: Sequence[float]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: a setting without values, or no seeds.
     """
-    values = {**settings, "seed": range(seeds)}
-    for name, given in values.items():
+    checks.positive("seeds", seeds)
+    for name, given in settings.items():
         if not len(given):
-            raise ValueError(f"`{'seeds' if name == 'seed' else name}` must hold at least one value, got none")
+            raise ValueError(f"`{name}` must hold at least one value, got none")
+    values = {**settings, "seed": range(seeds)}
     return {
         name: np.asarray(column)
         for name, column in zip(values, zip(*itertools.product(*values.values()), strict=True), strict=True)

@@ -46,8 +46,8 @@ class PostMortem(NamedTuple):
     Args:
       about: `step`, `reason`, the metrics of the step, and `ids` of the examples where the data gives them.
       batch: the arrays of the batch, by their place in it.
-      state: a state after it. An update that is not finite is never applied; the batches of the next 20 ms may have
-        been.
+      state: a state after it. An update that is not finite is never applied; the batches of the next 40 ms or
+        so may have been.
     """
 
     about: dict[str, Any]
