@@ -28,7 +28,21 @@ from rnn_jax.gradient_clipping import with_clipped_gradient
 from rnn_jax.init_report import init_report
 from rnn_jax.layers import Directions, bidirectional, layer, serial
 from rnn_jax.types import Cell, Layer, LinearCell, PerStep, as_cell
-from rnn_jax.unroll import Associative, Auto, Chunked, Scan, Sharded, stream_step, unroll, unroll_carries
+from rnn_jax.unroll import (
+    Associative,
+    Auto,
+    Chunked,
+    Cudnn,
+    Newton,
+    NewtonInfo,
+    Recursive,
+    Scan,
+    Sharded,
+    stream_step,
+    unroll,
+    unroll_carries,
+    unroll_newton,
+)
 
 __version__ = "0.1.0"
 
@@ -39,10 +53,14 @@ __all__ = [
     "Auto",
     "Cell",
     "Chunked",
+    "Cudnn",
     "Directions",
     "Layer",
     "LinearCell",
+    "Newton",
+    "NewtonInfo",
     "PerStep",
+    "Recursive",
     "Scan",
     "Sharded",
     "as_cell",
@@ -75,6 +93,7 @@ __all__ = [
     "token_step",
     "unroll",
     "unroll_carries",
+    "unroll_newton",
     "with_clipped_gradient",
     "with_dropout",
     "with_forced_carry",

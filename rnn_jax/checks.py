@@ -137,13 +137,13 @@ def noise_steps(noise: Sequence[Array], num_steps: int) -> None:
             )
 
 
-def carry_like(carry: Any, expected: Any) -> None:
+def carry_like(carry: Any, expected: Any, name: str = "carry") -> None:
     """Checks that `carry` has the structure and shapes of `expected` (arrays or shape structs)."""
     got_structure, structure = jax.tree.structure(carry), jax.tree.structure(expected)
     if got_structure != structure:
-        raise ValueError(f"`carry` must have the structure {structure}, got {got_structure}")
+        raise ValueError(f"`{name}` must have the structure {structure}, got {got_structure}")
     flat, _ = jax.tree.flatten_with_path(expected)
     for (path, leaf), got in zip(flat, jax.tree.leaves(carry), strict=True):
         if tuple(jnp.shape(got)) != tuple(leaf.shape):
             where = jax.tree_util.keystr(path) or "the carry"
-            raise ValueError(f"`carry` must have shape {tuple(leaf.shape)} at {where}, got {tuple(jnp.shape(got))}")
+            raise ValueError(f"`{name}` must have shape {tuple(leaf.shape)} at {where}, got {tuple(jnp.shape(got))}")

@@ -102,6 +102,7 @@ def stack(*cells: Cell | LinearCell) -> Cell:
         prepare=prepare,
         perturb=perturb,
         layers=cells,
+        spatial_axes=max(one.spatial_axes for one in stepped),
     )
 
 

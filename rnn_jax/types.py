@@ -68,6 +68,8 @@ class Cell(NamedTuple):
             evaluate: a mask is its expectation.
         layers: the cells of a `stack`, bottom first; empty for a single cell. `unroll` runs a stack layer by
             layer, and steps it as one cell when streaming.
+        spatial_axes: how many of the last batch axes a step mixes, as a convolution does; all others are rows that
+            know nothing of each other.
     """
 
     init: Callable[..., Params]
@@ -78,6 +80,7 @@ class Cell(NamedTuple):
     prepare: Callable[[Params], Params] = keep_params
     perturb: Callable[[Array, Params, tuple[int, ...]], Params] = no_noise
     layers: tuple["Cell | LinearCell", ...] = ()
+    spatial_axes: int = 0
 
 
 class LinearCell(NamedTuple):

@@ -111,4 +111,4 @@ def conv_lstm(
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return LSTMCarry(h=h, c=c), h.astype(z.dtype)
 
-    return Cell(init=init, init_carry=init_carry, step=step, project=project)
+    return Cell(init=init, init_carry=init_carry, step=step, project=project, spatial_axes=len(kernel_size))

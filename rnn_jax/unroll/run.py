@@ -12,7 +12,6 @@ from rnn_jax.products import MaskedKernel
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank
 from rnn_jax.unroll.gated import scan_gated
-from rnn_jax.unroll.strategies import Associative, Chunked, Scan, Sharded
 
 
 class Sequence(NamedTuple):
@@ -32,18 +31,20 @@ class Sequence(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The result of a run; `carries` is None unless they were asked for."""
+    """The result of a run; `carries` is None unless they were asked for, `info` is that of Newton's method."""
 
     carry: Carry
     ys: Array
     carries: Carry | None
+    info: Any = None
 
 
 class Start(NamedTuple):
-    """Where a run begins: its carry, and the initial carry of the cell for `fresh` steps."""
+    """Where a run begins: its carry, the initial carry for `fresh` steps, and the guess of Newton's method."""
 
     carry: Carry
     initial: Carry
+    guess: Carry | None = None
 
 
 def run_scan(
@@ -69,7 +70,7 @@ def run_scan(
     steps = (zs, sequence.real, sequence.fresh)
     if isinstance(cell.step, GatedStep) and not isinstance(cell.step.kernel(params), MaskedKernel):
         options: Any = {"reverse": reverse, "keep": keep, "unroll": unroll}
-        carry, (hs, carries) = scan_gated(cell.step, params, start, steps, **options)
+        carry, (hs, carries) = scan_gated(cell.step, params, (start.carry, start.initial), steps, **options)
     else:
         carry, (hs, carries) = lax.scan(body, start.carry, steps, reverse=reverse, unroll=unroll)
     ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
@@ -85,41 +86,40 @@ def run_chunked(
     keep: bool,
     size: int,
     remat: bool,
+    inner: tuple[int, ...] = (),
 ) -> Run:
-    """Scans over chunks of `size` steps, then over what is left (before them, when walking backwards)."""
-    num_steps = sequence.xs.shape[0]
-    whole = num_steps - num_steps % size
+    """Scans over chunks of `size` steps, then over what is left; `inner` are the sizes of chunks inside of chunks.
 
-    def chunk(carry: Carry, part: Sequence) -> tuple[Carry, tuple[Array, Carry | None]]:
-        run = run_scan(cell, params, part, Start(carry, start.initial), reverse, keep)
+    What is left is less than a chunk and comes last, so it is kept for no longer than a chunk is.
+    """
+    num_steps = sequence.xs.shape[0]
+    count, rest = divmod(num_steps, size)
+
+    def run_part(carry: Carry, part: Sequence) -> tuple[Carry, tuple[Array, Carry | None]]:
+        begin = Start(carry, start.initial)
+        if inner:
+            run = run_chunked(cell, params, part, begin, reverse, keep, inner[0], remat, inner[1:])
+        else:
+            run = run_scan(cell, params, part, begin, reverse, keep)
         return run.carry, (run.ys, run.carries)
 
-    if remat:
-        chunk = jax.checkpoint(chunk, prevent_cse=False)
+    def split(leaf: Array) -> Array:
+        leaf = leaf[rest:] if reverse else leaf[: num_steps - rest]
+        return leaf.reshape(count, size, *leaf.shape[1:])
 
-    def chunks(carry: Carry) -> tuple[Carry, Any]:
-        def split(leaf: Array) -> Array:
-            return leaf[:whole].reshape(whole // size, size, *leaf.shape[1:])
+    def join(leaf: Array) -> Array:
+        return leaf.reshape(count * size, *leaf.shape[2:])
 
-        def join(leaf: Array) -> Array:
-            return leaf.reshape(whole, *leaf.shape[2:])
-
-        carry, out = lax.scan(chunk, carry, jax.tree.map(split, sequence), reverse=reverse)
-        return carry, jax.tree.map(join, out)
-
-    def rest(carry: Carry) -> tuple[Carry, Any]:
-        return chunk(carry, jax.tree.map(lambda leaf: leaf[whole:], sequence))
-
-    if whole == num_steps:
-        carry, out = chunks(start.carry)
-    elif reverse:
-        carry, second = rest(start.carry)
-        carry, first = chunks(carry)
-        out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+    if count == 0:
+        carry, out = run_part(start.carry, sequence)
     else:
-        carry, first = chunks(start.carry)
-        carry, second = rest(carry)
-        out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+        chunk = jax.checkpoint(run_part, prevent_cse=False) if remat else run_part
+        carry, out = lax.scan(chunk, start.carry, jax.tree.map(split, sequence), reverse=reverse)
+        out = jax.tree.map(join, out)
+        if rest:
+            left = jax.tree.map(lambda leaf: leaf[:rest] if reverse else leaf[-rest:], sequence)
+            carry, more = run_part(carry, left)
+            out = jax.tree.map(lambda a, b: jnp.concatenate([b, a] if reverse else [a, b]), out, more)
     ys, carries = out
     return Run(carry=carry, ys=ys, carries=carries)
 
@@ -158,30 +158,3 @@ def step_maps(cell: LinearCell, params: Params, sequence: Sequence, start: Start
 def compose(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
     """The map of two maps in a row."""
     return later[0] * earlier[0], later[0] * earlier[1] + later[1]
-
-
-def run(
-    cell: Cell | LinearCell,
-    params: Params,
-    sequence: Sequence,
-    start: Start,
-    reverse: bool,
-    keep: bool,
-    method: Scan | Chunked | Associative | Sharded,
-) -> Run:
-    """Dispatches on the strategy."""
-    if isinstance(method, Sharded):
-        from rnn_jax.unroll.sharded import run_sharded  # which is made of the parts above
-
-        return run_sharded(cell, params, sequence, start, reverse, keep, mesh=method.mesh, axis=method.axis)
-    if isinstance(method, Associative):
-        if not isinstance(cell, LinearCell):
-            raise ValueError(
-                "`method` Associative() needs a LinearCell, whose recurrence is h' = a h + b; this cell's step is not "
-                "of that form. Use Scan() or Chunked(size)."
-            )
-        return run_associative(cell, params, sequence, start, reverse, keep)
-    stepped = as_cell(cell) if isinstance(cell, LinearCell) else cell
-    if isinstance(method, Chunked):
-        return run_chunked(stepped, params, sequence, start, reverse, keep, size=method.size, remat=method.remat)
-    return run_scan(stepped, params, sequence, start, reverse, keep, unroll=method.unroll)

@@ -1,6 +1,7 @@
 """Execution strategies: frozen, hashable values that say how to unroll, never what is computed."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from jax.sharding import AxisType, Mesh
 
@@ -94,8 +95,119 @@ class Sharded:
 
 
 @dataclass(frozen=True)
+class Recursive:
+    """Chunks of chunks: a gradient keeps about as much as `Scan()` does over `budget` steps, for any T and any cell.
+
+    With L levels a gradient keeps the activations of one innermost chunk and a carry for each chunk around it, together
+    as much as L / 8 (8 T)^(1/L) steps of `Scan()`, and computes each step L times, one of which `Scan()` does as well.
+    As few levels are taken as fit. At T = 100,000 there are two from a budget of 224 on, three from 35 on, and nine at
+    6, the least that is possible; T need not be a multiple of anything. Where `budget` is at least T, this is `Scan()`.
+
+    Attributes:
+        budget: how many steps of `Scan()` may be kept, at least 4.
+
+    Raises:
+        ValueError: from `unroll`, if the budget is too small for T: it says what is possible.
+
+    Notes:
+        A carry is counted as an eighth of the activations of a step, about what it is for gated cells; of `m_lstm`,
+        whose carry is a matrix, more is kept than that. What has T steps by its nature comes on top: xs, and if they
+        are used, ys, all carries and the gradient by xs; also a copy of xs, where T does not fall into whole chunks.
+        Each level makes compiling slower. Loops of fixed shape cannot use the memory of finished chunks again, as the
+        optimal schedule of Griewank & Walther does.
+
+    References:
+        Griewank & Walther, Algorithm 799: Revolve, 2000; Chen et al., Training deep nets with sublinear memory cost,
+        2016, arXiv:1604.06174.
+
+    Example:
+        >>> import jax
+        >>> from rnn_jax import gru, unroll
+        >>> cell = gru(8)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> unroll(cell, params, jax.numpy.ones((1009, 2, 3)), method=Recursive(40))[1].shape
+        (1009, 2, 8)
+    """
+
+    budget: int
+
+    def __post_init__(self) -> None:
+        checks.positive("budget", self.budget, least=4)
+
+
+Jacobian = Literal["dense", "diagonal", "block"]
+
+
+@dataclass(frozen=True)
+class Newton:
+    """All steps at once by Newton's method: solves `h_t = step(h_{t-1}, x_t)` for all t together, whatever the cell.
+
+    Each iteration evaluates all steps and their Jacobians in parallel and solves one linear recurrence (on a CPU step
+    by step, else by an associative scan). A cell that forgets needs a few iterations however long the sequence is; one
+    that is chaotic needs more the longer it is. Rows that have not converged after `max_iters` are run by `Scan()`.
+    `unroll_newton` says how many iterations were made. Gradients are those of the exact solution, without going
+    through the iterations.
+
+    Attributes:
+        jacobian: "dense" (DEER: memory and work T D^2 and T D^3 for a carry of D numbers, quadratic convergence),
+            "diagonal" (quasi-DEER: T D) or "block" (units of one block see each other; exact for cells with heads).
+        num_blocks: of "block": how many equal blocks the features of each leaf of the carry fall into: the number of
+            heads, or H for one block a unit (h and c of an LSTM).
+        damping: 0 for plain Newton; above, the strength lambda of ELK's trust region, a Kalman filter that holds each
+            iterate close to the last one where the linearised recurrence would explode.
+        max_iters: the most iterations.
+        tol: a row has converged where every state differs from the step of the state before by at most
+            `tol (1 + |state|)`; by default eps^(3/4) of the dtype of the carry: 6e-6 or 2e-12.
+
+    References:
+        Lim et al., Parallelizing non-linear sequential models over the sequence length, 2024, arXiv:2309.12252 (DEER);
+        Gonzalez et al., Towards scalable and stable parallelization of nonlinear RNNs, 2024, arXiv:2407.19115
+        (quasi-DEER, ELK); Danieli et al., ParaRNN, 2025, arXiv:2510.21450 (block-diagonal).
+    """
+
+    jacobian: Jacobian = "dense"
+    num_blocks: int | None = None
+    damping: float = 0.0
+    max_iters: int = 50
+    tol: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of("jacobian", self.jacobian, get_args(Jacobian))
+        checks.positive("max_iters", self.max_iters)
+        if (self.jacobian == "block") != (self.num_blocks is not None):
+            raise ValueError(
+                f"`num_blocks` goes with jacobian='block', got num_blocks={self.num_blocks} and {self.jacobian!r}"
+            )
+        if self.num_blocks is not None:
+            checks.positive("num_blocks", self.num_blocks)
+        if isinstance(self.damping, bool) or not isinstance(self.damping, int | float) or not self.damping >= 0:
+            raise ValueError(f"`damping` must be a number of at least 0, got {checks.describe(self.damping)}")
+        if self.tol is not None and not (isinstance(self.tol, int | float) and self.tol > 0):
+            raise ValueError(f"`tol` must be a number above 0, got {checks.describe(self.tol)}")
+
+
+@dataclass(frozen=True)
+class Cudnn:
+    """The LSTM kernel of cuDNN, through `jax.experimental.rnn`: for a plain float32 `lstm` on an NVIDIA GPU.
+
+    Takes `carry`, `lengths`, `mask` and `reverse`, and is differentiated once, in reverse mode; the kernel has no `jvp`
+    and no `vmap`. In a `stack`, layers without a carry are run as always.
+
+    Not verified on a GPU: on the CPU its inputs and outputs are tested around jax's reference of the kernel. A program
+    with it cannot be lowered where there is no GPU, not even by `jax.export`: jax asks cuDNN for the size of a buffer.
+
+    Raises:
+        ValueError: from `unroll`, for other cells, options and wrappers of `lstm`, `resets`, other dtypes,
+            `unroll_carries`, and where there is no GPU.
+
+    Notes:
+        Products are in TF32 unless `jax_default_matmul_precision` says otherwise, as in jax's own products on a GPU.
+    """
+
+
+@dataclass(frozen=True)
 class Auto:
     """`Associative()` for linear cells on an accelerator, else `Scan()` (on a CPU the plain scan is faster)."""
 
 
-Strategy = Scan | Chunked | Associative | Sharded | Auto
+Strategy = Scan | Chunked | Recursive | Associative | Sharded | Newton | Cudnn | Auto

@@ -51,7 +51,7 @@ def test_wrong_inputs(xs: Any, text: str) -> None:
         ({"carry": CELL.init_carry(PARAMS, (3,))}, r"`carry` must have shape \(2, 4\) at \.h, got \(3, 4\)"),
         (
             {"method": "scan"},
-            r"`method` must be .*, Chunked\(size\), Associative\(\) or Sharded\(mesh, axis\), got str 'scan'",
+            r"`method` must be .*, Cudnn\(\) or Sharded\(mesh, axis\), got str 'scan'",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

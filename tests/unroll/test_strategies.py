@@ -91,7 +91,7 @@ def test_auto_is_the_scan_on_a_cpu(x64: None) -> None:
 def test_a_cell_that_is_not_linear_cannot_be_scanned_associatively() -> None:
     cell = gru(4)
     params = cell.init(jax.random.key(0), 3)
-    with pytest.raises(ValueError, match=r"`method` Associative\(\) needs a LinearCell.*Use Scan\(\) or Chunked"):
+    with pytest.raises(ValueError, match=r"`method` Associative\(\) needs a LinearCell.*Use Newton\(\), Scan\(\)"):
         unroll(cell, params, jnp.zeros((5, 2, 3)), method=Associative())
 
 

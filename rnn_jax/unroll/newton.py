@@ -1,0 +1,243 @@
+"""`Newton()`: all steps at once. The solution of `h_t = step(h_{t-1}, x_t)` by Newton's method, and its derivative."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax import tree
+from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
+from rnn_jax.unroll.block_recurrence import solve_blocks, solve_blocks_transposed, solve_damped
+from rnn_jax.unroll.borders import blank
+from rnn_jax.unroll.jacobians import (
+    Given,
+    Packing,
+    Parts,
+    Steps,
+    all_steps,
+    block_jacobians,
+    entering,
+    packing,
+    parts_of,
+    sweep,
+)
+from rnn_jax.unroll.run import Run, Sequence, Start, run_associative, run_scan
+from rnn_jax.unroll.strategies import Newton
+
+
+class NewtonInfo(NamedTuple):
+    """What Newton's method did, row by row; of a stack there is one for each layer.
+
+    Attributes:
+        iterations: int32 [*batch], how many updates a row got before it had converged.
+        residual: [*batch], the largest `|h_t - step(h_{t-1}, x_t)| / (1 + |h_t|)` at the end.
+        converged: bool [*batch]; where False, results are those of the scan. NaN never counts as converged.
+    """
+
+    iterations: Array
+    residual: Array
+    converged: Array
+
+
+def run_newton(
+    cell: Cell | LinearCell,
+    params: Params,
+    sequence: Sequence,
+    start: Start,
+    reverse: bool,
+    keep: bool,
+    method: Newton,
+) -> Run:
+    """Runs one cell by Newton's method; `Run.info` has the `NewtonInfo`.
+
+    A `LinearCell` is solved by its own recurrence, and a cell without a carry has nothing to solve: no iterations.
+    """
+    batch_shape = sequence.xs.shape[1:-1]
+    stepped = as_cell(cell) if isinstance(cell, LinearCell) else cell
+    rows = batch_shape[: len(batch_shape) - stepped.spatial_axes]
+    leaves = jax.tree.leaves(start.carry)
+    if isinstance(cell, LinearCell) or sequence.xs.shape[0] == 0 or not leaves:
+        nothing = jnp.zeros(rows, leaves[0].real.dtype if leaves else None)
+        info = NewtonInfo(jnp.zeros(rows, jnp.int32), nothing, jnp.ones(rows, bool))
+        if isinstance(cell, LinearCell) and jax.default_backend() != "cpu":
+            return run_associative(cell, params, sequence, start, reverse, keep)._replace(info=info)
+        return run_scan(stepped, params, sequence, start, reverse, keep)._replace(info=info)
+    params = tree.with_per_step(params, sequence.noise)
+    steps, guess = Steps(cell.project(params, sequence.xs), sequence.real, sequence.fresh), start.guess
+    if reverse:
+        steps, guess = _flip((steps, guess))
+    parts, given = parts_of(cell, params), Given(params, start.initial, start.carry)
+    carries, info = solve_in_time(parts, given, steps, rows, method, guess)
+    hs = all_steps(parts, given, entering(given, carries, steps.fresh), steps)[1]
+    carry = jax.tree.map(lambda leaf: leaf[-1], carries)
+    if reverse:
+        carries, hs = _flip((carries, hs))
+    ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
+    return Run(carry=carry, ys=ys, carries=carries if keep else None, info=info)
+
+
+def solve_in_time(
+    parts: Parts,
+    given: Given,
+    steps: Steps,
+    rows: tuple[int, ...],
+    method: Newton,
+    guess: Carry | None = None,
+    *,
+    fall_back: bool = True,
+) -> tuple[Carry, NewtonInfo]:
+    """The carries after all steps, and how they were found.
+
+    Args:
+        parts: of the step.
+        given: what all steps share.
+        steps: leaves [T, ...], T at least 1.
+        rows: the batch axes whose rows know nothing of each other.
+        method: the strategy.
+        guess: carries to start from, leaves [T, *batch, ...]; if None, what each step makes of the first carry.
+        fall_back: whether rows that did not converge are scanned.
+
+    Returns:
+        `(carries, info)`. Derivatives are those of the exact solution: the tangents of the carries solve one linear
+        recurrence with the Jacobians at the solution.
+    """
+    packed = packing(given.carry, rows, {"dense": 1, "diagonal": None}.get(method.jacobian, method.num_blocks))
+
+    @jax.custom_jvp
+    def solve(given: Given, steps: Steps, guess: Array) -> tuple[Array, NewtonInfo]:
+        states, info = iterate(parts, packed, given, steps, guess, method)
+        if not fall_back:
+            return states, info
+
+        def scanned() -> Array:
+            return jnp.where(_over_rows(info.converged), states, scan(parts, packed, given, steps))
+
+        return lax.cond(info.converged.all(), lambda: states, scanned), info
+
+    @solve.defjvp
+    def _(primals: tuple[Given, Steps, Array], tangents: tuple[Given, Steps, Array]) -> Any:
+        given, steps, _ = primals
+        states, info = solve(*primals)
+        direct = jax.jvp(lambda given, steps: sweep(parts, packed, given, steps, states), primals[:2], tangents[:2])[1]
+        through = jax.linearize(lambda states: sweep(parts, packed, given, steps, states), states)[1]
+        preconditioner = lax.stop_gradient(block_jacobians(parts, packed, given, steps, states))
+        exact = packed.num_blocks == 1
+
+        def walk(r: Array) -> Array:
+            zeros = jnp.zeros_like(states)
+            return jax.jvp(lambda added: scan(parts, packed, given, steps, added), (zeros,), (r,))[1]
+
+        def solver(precondition: Callable[[Array, Array], Array], walk: Callable[[Array], Array]) -> Any:
+            if exact:
+                return lambda _, r: precondition(preconditioner, r)
+            return lambda operator, r: _refine(operator, lambda r: precondition(preconditioner, r), walk, r, method)
+
+        walk_back = lambda r: jax.linear_transpose(walk, r)(r)[0]  # noqa: E731
+        states_dot = lax.custom_linear_solve(
+            lambda d: d - through(d),
+            direct,
+            solver(solve_blocks, walk),
+            solver(solve_blocks_transposed, walk_back),
+        )
+        none = jnp.zeros(info.converged.shape, jax.dtypes.float0)
+        return (states, info), (states_dot, NewtonInfo(none, jnp.zeros_like(info.residual), none))
+
+    if guess is None:
+        length = jax.tree.leaves(steps)[0].shape[0]
+        same = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (length, *leaf.shape)), given.carry)
+        guess = all_steps(parts, given, entering(given, same, steps.fresh), steps)[0]
+    states, info = solve(given, steps, lax.stop_gradient(packed.pack(guess)))
+    return packed.unpack(states), info
+
+
+def iterate(
+    parts: Parts, packed: Packing, given: Given, steps: Steps, guess: Array, method: Newton
+) -> tuple[Array, NewtonInfo]:
+    """Newton's iterations, until every row has converged or there have been `max_iters`.
+
+    Returns:
+        The packed carries [T, *rows, K, d], one plain step after the last iterate, and what happened.
+    """
+    tolerance, furthest = _tolerance(method, guess), float(jnp.finfo(guess.dtype).eps) ** -0.5
+
+    def look(states: Array) -> tuple[Array, Array]:
+        values = sweep(parts, packed, given, steps, states)
+        return values, _largest(values - states, states)
+
+    def unfinished(loop: Any) -> Array:
+        turn, residual = loop[0], loop[-1]
+        return (turn < method.max_iters) & ~(residual <= tolerance).all()
+
+    def improve(loop: Any) -> Any:
+        turn, iterations, states, values, residual = loop
+        blocks, r = block_jacobians(parts, packed, given, steps, states), values - states
+        better = states + (solve_damped(blocks, r, method.damping) if method.damping else solve_blocks(blocks, r))
+        sane = jnp.abs(better - values) <= furthest * (1 + jnp.abs(values))  # False where NaN
+        better = jnp.where(sane, better, values)  # which is right for one step more in any case
+        done = residual <= tolerance
+        states = jnp.where(_over_rows(done), states, better)
+        return (turn + 1, iterations + (~done).astype(jnp.int32), states, *look(states))
+
+    values, residual = look(guess)
+    loop = (jnp.int32(0), jnp.zeros(residual.shape, jnp.int32), guess, values, residual)
+    _, iterations, _, values, residual = lax.while_loop(unfinished, improve, loop)
+    return values, NewtonInfo(iterations, residual, residual <= tolerance)
+
+
+def scan(parts: Parts, packed: Packing, given: Given, steps: Steps, added: Array | None = None) -> Array:
+    """The packed carries step by step, with `added` [T, *rows, K, d] put onto them after each step."""
+
+    def body(carry: Carry, one: tuple[Steps, Array | None]) -> tuple[Carry, Array]:
+        (z, real, fresh), extra = one
+        before = carry if fresh is None else tree.where(fresh, given.initial, carry)
+        after = parts.rest(given.params, before, parts.reach(given.params, before, z), z)[0]
+        after = packed.pack(after if real is None else tree.where(real, after, before))
+        after = after if extra is None else after + extra
+        return packed.unpack(after), after
+
+    return lax.scan(body, given.carry, (steps, added))[1]
+
+
+def _refine(
+    operator: Callable[[Array], Array],
+    precondition: Callable[[Array], Array],
+    walk: Callable[[Array], Array],
+    r: Array,
+    method: Newton,
+) -> Array:
+    """Solves `operator(d) = r` by `d += precondition(r - operator(d))`, or by a walk where that does not converge."""
+    tolerance = _tolerance(method, r)
+
+    def unfinished(loop: Any) -> Array:
+        turn, _, _, largest = loop
+        return (turn < method.max_iters) & ~(largest <= tolerance).all()
+
+    def improve(loop: Any) -> Any:
+        turn, d, rest, _ = loop
+        d = d + precondition(rest)
+        rest = r - operator(d)
+        return turn + 1, d, rest, _largest(rest, d)
+
+    loop = (jnp.int32(0), jnp.zeros_like(r), r, _largest(r, jnp.zeros_like(r)))
+    _, d, _, largest = lax.while_loop(unfinished, improve, loop)
+    return lax.cond((largest <= tolerance).all(), lambda: d, lambda: walk(r))
+
+
+def _largest(difference: Array, states: Array) -> Array:
+    """The largest difference of each row, in relation to its states; NaN if there is one."""
+    return (jnp.abs(difference) / (1 + jnp.abs(states))).max((0, difference.ndim - 2, difference.ndim - 1))
+
+
+def _tolerance(method: Newton, states: Array) -> float:
+    return method.tol or float(jnp.finfo(states.dtype).eps) ** 0.75
+
+
+def _over_rows(flags: Array) -> Array:
+    """Flags [*rows] against packed carries [T, *rows, K, d]."""
+    return lax.expand_dims(flags, (0, flags.ndim + 1, flags.ndim + 2))
+
+
+def _flip(carries: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), carries)
