@@ -308,5 +308,5 @@ def wrap(
     def prepare(params: Any) -> Any:
         return params._replace(cell=inner.prepare(params.cell))
 
-    gated = on_part(inner.step, lambda params: params.cell) if isinstance(inner.step, GatedStep) else step
+    gated = on_part(inner.step, lambda params: params.cell, of_xs) if isinstance(inner.step, GatedStep) else step
     return cell._replace(**changed, project=project, step=gated, prepare=prepare, layers=())

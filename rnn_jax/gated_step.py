@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rnn_jax.products import recurrent
-from rnn_jax.types import Array, Carry, Params
+from rnn_jax.types import Array, Carry, Params, take_x
 
-__all__ = ["GatedStep", "add_gates", "on_part", "whole_carry"]
+__all__ = ["GatedStep", "Rule", "add_gates", "on_part", "take_all", "whole_carry"]
 
 
 def add_gates(params: Params, z: Array, hz: Array) -> Array:
@@ -20,43 +20,63 @@ def whole_carry(carry: Carry) -> Array:
     return carry
 
 
+def take_all(params: Params) -> Params:
+    """The default `part`: all parameters."""
+    return params
+
+
+class Rule(NamedTuple):
+    """The element-wise part of a step that needs no parameters, and its gradient from little that is kept.
+
+    Attributes:
+        forward: `(carry, a) -> (carry, kept)`.
+        pull: `(kept, before, after, carry_bar) -> (carry_bar, a_bar)`, gradients by what goes in from those by what
+            comes out; before and after are the carries around the step, which need not be kept apart.
+    """
+
+    forward: Callable[[Carry, Any], tuple[Carry, Any]]
+    pull: Callable[[Any, Carry, Carry, Carry], tuple[Carry, Any]]
+
+
 class GatedStep(NamedTuple):
     """A step that meets its largest parameter in one product, `h W`; all else is element-wise. Call it like any step.
 
-        carry, h = after(params, carry, gates(params, z, hidden(carry) kernel(params)))
+        carry = after(params, carry, gates(params, z, hidden(carry) kernel(params))),    h = hidden(carry)
 
-    `unroll` knows it and takes the gradient of W by one product after the loop. Wrapped into another function it is
-    an ordinary step.
+    `unroll` knows it, projects its inputs chunk by chunk, and takes the gradient of W by one product for each chunk.
+    Wrapped into another function it is an ordinary step.
 
     Attributes:
         kernel: `(params) -> W` [H, G], or a `MaskedKernel`.
-        after: `(params, carry, a) -> (carry, h)`, h in the dtype of the carry.
-        hidden: `(carry) -> h` [*batch, H], a leaf of the carry.
+        after: `(params, carry, a) -> carry`.
+        project: `(params, xs) -> zs`, row by row; the `project` of the cell after `part` and `enter`.
+        hidden: `(carry) -> h` [*batch, H], a leaf of the carry, and the output.
         gates: `(params, z, hz) -> a`, affine: a sum of what depends on one of the three. z and hz have the dtype of h.
-        linear: `(carry, a) -> (after(params, carry, a), tangent)` where the parameters are not needed, `tangent` being
-            a `jax.tree_util.Partial` that maps the tangents of carry and a to those of the result. It may keep fewer
-            arrays for the backward loop than `jax.linearize`, which is used if it is None.
+        rule: of `after`, where it needs no parameters. Without it the derivative of `after` is taken by jax.
+        part: `(params) -> params` that the other functions know; what it leaves out may differ from row to row.
+        enter: `(params, xs) -> xs`, such as dropout, from all parameters.
     """
 
     kernel: Callable[[Params], Any]
-    after: Callable[[Params, Carry, Any], tuple[Carry, Array]]
+    after: Callable[[Params, Carry, Any], Carry]
+    project: Callable[[Params, Array], Array] = take_x
     hidden: Callable[[Carry], Array] = whole_carry
     gates: Callable[[Params, Array, Array], Any] = add_gates
-    linear: Callable[[Carry, Any], tuple[Any, Any]] | None = None
+    rule: Rule | None = None
+    part: Callable[[Params], Params] = take_all
+    enter: Callable[[Params, Array], Array] = take_x
 
     def __call__(self, params: Params, carry: Carry, z: Array) -> tuple[Carry, Array]:
         """One step."""
+        params = self.part(params)
         hz = recurrent(self.hidden(carry), self.kernel(params), z.dtype)
-        carry, h = self.after(params, carry, self.gates(params, z.astype(hz.dtype), hz))
-        return carry, h.astype(z.dtype)
+        carry = self.after(params, carry, self.gates(params, z.astype(hz.dtype), hz))
+        return carry, self.hidden(carry).astype(z.dtype)
 
 
-def on_part(step: GatedStep, part: Callable[[Params], Params]) -> GatedStep:
-    """The step for parameters of which it takes a part."""
-    return GatedStep(
-        kernel=lambda params: step.kernel(part(params)),
-        after=lambda params, carry, a: step.after(part(params), carry, a),
-        hidden=step.hidden,
-        gates=lambda params, z, hz: step.gates(part(params), z, hz),
-        linear=step.linear,
+def on_part(step: GatedStep, part: Callable[[Params], Params], enter: Callable[[Params, Array], Array]) -> GatedStep:
+    """The step for parameters of which it takes a part, and inputs that something is done to before."""
+    return step._replace(
+        part=lambda params: step.part(part(params)),
+        enter=lambda params, xs: step.enter(part(params), enter(params, xs)),
     )

@@ -1,14 +1,14 @@
 """The Elman network, and its ReLU version started at the identity (IRNN)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep
+from rnn_jax.gated_step import GatedStep, Rule
 from rnn_jax.initializers import Gate, KernelInit, identity, lecun_normal, normal, orthogonal
 from rnn_jax.products import MaskedKernel, affine
 from rnn_jax.tree import wide
@@ -74,12 +74,14 @@ def elman(
     def project(params: ElmanParams, xs: Array) -> Array:
         return affine(xs, params.w_x, params.b)
 
-    def after(params: ElmanParams, carry: Array, a: Array) -> tuple[Array, Array]:
-        h = activation(a)
-        return h, h
-
-    step = GatedStep(lambda params: params.w_h, after)
+    rule = Rule(lambda carry, a: (jnp.tanh(a), ()), _pull_tanh) if activation is jnp.tanh else None
+    step = GatedStep(lambda params: params.w_h, lambda params, carry, a: activation(a), project, rule=rule)
     return Cell(init=init, init_carry=init_carry, step=step, project=project)
+
+
+def _pull_tanh(kept: Any, before: Array, after: Array, bar: Array) -> tuple[Array, Array]:
+    """The gradient of tanh from its value."""
+    return jnp.zeros_like(bar), (1 - after * after) * bar
 
 
 def irnn(hidden_size: int, *, scale: float = 1.0) -> Cell:

@@ -5,11 +5,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.tree_util import Partial
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep
+from rnn_jax.gated_step import GatedStep, Rule
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -105,27 +104,25 @@ def gru(
     gated = GatedStep(
         lambda params: params.w_h,
         lambda params, carry, a: _reset_after(carry, a)[0],
+        project,
         gates=side_by_side,
-        linear=_reset_after,
+        rule=Rule(_reset_after, _pull_reset_after),
     )
     step = reset_before if reset == "before" else gated
     return Cell(init=init, init_carry=init_carry, step=step, project=project)
 
 
-def _reset_after(carry: Array, a: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Partial]:
-    """The step with the reset after the product, and its tangent."""
-    r, z = jnp.split(lax.optimization_barrier(jax.nn.sigmoid(a[0])), 2, axis=-1)
+def _reset_after(carry: Array, a: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    """The step with the reset after the product; it keeps both gates, n, and the part of n that r acts on."""
+    r, z = (jax.nn.sigmoid(gate) for gate in jnp.split(a[0], 2, axis=-1))
     n = jnp.tanh(a[1] + r * a[2])
-    h = (1 - z) * n + z * carry
-    by_n = (1 - z) * (1 - n * n)
-    slopes = jnp.concatenate([by_n * a[2] * r * (1 - r), (carry - n) * z * (1 - z)], axis=-1)
-    return (h, h), Partial(_reset_after_tangent, slopes, by_n, by_n * r, z)
+    return (1 - z) * n + z * carry, (r, z, n, a[2])
 
 
-def _reset_after_tangent(
-    slopes: Array, by_x: Array, by_h: Array, keep: Array, carry: Array, a: tuple[Array, Array, Array]
-) -> tuple[Array, Array]:
-    """The tangent of h; `slopes` are those of h by r and z, the others by both parts of n, and by the last h."""
-    by_r, by_z = jnp.split(slopes * a[0], 2, axis=-1)
-    h = keep * carry + by_r + by_z + by_x * a[1] + by_h * a[2]
-    return h, h
+def _pull_reset_after(
+    kept: tuple[Array, Array, Array, Array], before: Array, after: Array, bar: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    r, z, n, h_n = kept
+    by_n = bar * (1 - z) * (1 - n * n)
+    by_gates = [by_n * h_n * r * (1 - r), bar * (before - n) * z * (1 - z)]
+    return bar * z, (jnp.concatenate(by_gates, axis=-1), by_n, by_n * r)

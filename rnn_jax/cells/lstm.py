@@ -5,11 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.tree_util import Partial
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep
+from rnn_jax.gated_step import GatedStep, Rule
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -141,7 +140,7 @@ def lstm(
         zs = _norm(product(xs, params.w_x), params.norm.scale_x)
         return (zs + align(params.b, zs)).astype(xs.dtype)
 
-    def after(params: LSTMParams, carry: LSTMCarry, a: Array) -> tuple[LSTMCarry, Array]:
+    def after(params: LSTMParams, carry: LSTMCarry, a: Array) -> LSTMCarry:
         *i, f, g, o = jnp.split(a, len(gates), axis=-1)
         p = [] if params.w_peephole is None else [align(row, carry.c) for row in params.w_peephole]
         f = jax.nn.sigmoid(f + p[-2] * carry.c if p else f)
@@ -151,14 +150,14 @@ def lstm(
             c = jnp.clip(c, -cell_clip, cell_clip)
         o = jax.nn.sigmoid(o + p[-1] * c if p else o)
         inner = c if params.norm is None else _norm(c, params.norm.scale_c, params.norm.shift_c)
-        h = o * jnp.tanh(inner)
-        return LSTMCarry(h=h, c=c), h
+        return LSTMCarry(h=o * jnp.tanh(inner), c=c)
 
     def with_products(params: LSTMParams, carry: LSTMCarry, z: Array) -> tuple[LSTMCarry, Array]:
         hz = recurrent(carry.h, params.w_h, z.dtype)
         if params.norm is not None:
             hz = _norm(hz, params.norm.scale_h)
-        carry, h = after(params, carry, z.astype(carry.c.dtype) + hz)
+        carry = after(params, carry, z.astype(carry.c.dtype) + hz)
+        h = carry.h
         if params.w_projection is not None:
             h = product(h.astype(z.dtype), params.w_projection).astype(carry.c.dtype)
         return LSTMCarry(h=h, c=carry.c), h.astype(z.dtype)
@@ -167,8 +166,9 @@ def lstm(
     gated = GatedStep(
         lambda params: params.w_h,
         (lambda params, carry, a: _plain(carry, a)[0]) if plain else after,
+        project,
         lambda carry: carry.h,
-        linear=_plain if plain else None,
+        rule=Rule(_plain, _pull_plain) if plain else None,
     )
     step = with_products if projection or layer_norm else gated
     return Cell(init=init, init_carry=init_carry, step=step, project=project)
@@ -177,22 +177,19 @@ def lstm(
 _norm = layer_norm  # the option of the constructor has the same name
 
 
-def _plain(carry: LSTMCarry, a: Array) -> tuple[tuple[LSTMCarry, Array], Partial]:
-    """The plain LSTM and its tangent. All gates go through one sigmoid, of which XLA makes one fast loop."""
-    size = carry.c.shape[-1]
-    i, f, _, o = jnp.split(lax.optimization_barrier(jax.nn.sigmoid(a)), 4, axis=-1)
-    g = lax.optimization_barrier(jnp.tanh(a[..., 2 * size : 3 * size]))
+def _plain(carry: LSTMCarry, a: Array) -> tuple[LSTMCarry, Array]:
+    """The plain LSTM, and its gates."""
+    i, f, g, o = jnp.split(a, 4, axis=-1)
+    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
     c = f * carry.c + i * g
-    squashed = jnp.tanh(c)
-    h = o * squashed
-    slopes = [g * i * (1 - i), carry.c * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)]
-    tangent = Partial(_plain_tangent, jnp.concatenate(slopes, axis=-1), f, o * (1 - squashed * squashed))
-    return (LSTMCarry(h=h, c=c), h), tangent
+    return LSTMCarry(h=o * jnp.tanh(c), c=c), (i, f, g, o)
 
 
-def _plain_tangent(slopes: Array, f: Array, slope: Array, carry: LSTMCarry, a: Array) -> tuple[LSTMCarry, Array]:
-    """Tangents of carry and h; `slopes` are those of c by i, f, g and of h by o, `slope` is that of h by c."""
-    by_i, by_f, by_g, by_o = jnp.split(slopes * a, 4, axis=-1)
-    c = f * carry.c + (by_i + by_f + by_g)
-    h = slope * c + by_o
-    return LSTMCarry(h=h, c=c), h
+def _pull_plain(gates: Array, before: LSTMCarry, after: LSTMCarry, bar: LSTMCarry) -> tuple[LSTMCarry, Array]:
+    i, f, g, o = gates
+    squashed = jnp.tanh(after.c)
+    c_bar = bar.c + bar.h * o * (1 - squashed * squashed)
+    by_gates = [g * i * (1 - i), before.c * f * (1 - f), i * (1 - g * g)]
+    parts = [slope * c_bar for slope in by_gates]
+    a_bar = jnp.concatenate([*parts, bar.h * squashed * o * (1 - o)], axis=-1)
+    return LSTMCarry(h=jnp.zeros_like(bar.h), c=f * c_bar), a_bar

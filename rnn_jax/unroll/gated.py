@@ -1,13 +1,17 @@
-"""The scan of a `GatedStep`, with a derivative of its own: the gradient of W is one product after the loop.
+"""The scan of a `GatedStep`, chunk by chunk, with a gradient of its own.
 
-Automatic differentiation of a scan adds up the gradient of every parameter in every step of the backward loop: H x G
-numbers read and written T times. Here the step meets W in one place, `h W`; its tangent is `h dW + dh W`, and all of
-`h dW` is known before the tangent loop: `hs dW`, one product for all steps. Transposed, it is `dW = hs^T da` after the
-loop. The rule is one of forward mode (`jax.custom_jvp`), which jax transposes, so every transformation works on it:
-`grad`, `jvp`, `vmap`, `remat`, and derivatives of derivatives.
+Automatic differentiation of a scan writes many arrays of every step into memory, reads them back, and adds up the
+gradient of every parameter in every step of the backward loop. Here each chunk of steps projects its inputs, which stay
+in the cache of the processor until the steps use them; the steps write down their carries and what their rule keeps;
+and the loop backwards hands on the gradient by a alone, of which one product for each chunk makes that of W, as
+another makes that of the input kernel.
+
+The rule is one of forward mode (`jax.custom_jvp`): its tangent is that of the plain scan, a linear function whose
+transpose is replaced by the loop backwards. So every transformation works on it: `grad`, `jvp`, `vmap`, `remat`, and
+derivatives of derivatives.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,102 +19,132 @@ from jax import lax
 
 from rnn_jax import tree
 from rnn_jax.gated_step import GatedStep
-from rnn_jax.products import product
+from rnn_jax.products import recurrent
 from rnn_jax.types import Array, Carry, Params
+from rnn_jax.unroll.gated_gradient import pull_back
+from rnn_jax.unroll.walk import Walk, at, put, room
+
+
+class Given(NamedTuple):
+    """What the result depends on.
+
+    Attributes:
+        kernel: of the step.
+        params: the part of the parameters that the step knows.
+        start: the carry to start with, and the one that comes back before fresh steps.
+        xs: [T, *batch, I].
+    """
+
+    kernel: Array
+    params: Params
+    start: tuple[Carry, Carry]
+    xs: Array
+
+
+class Marks(NamedTuple):
+    """Which steps are real, and which are fresh: [T, *leading batch axes] or None."""
+
+    real: Array | None
+    fresh: Array | None
 
 
 def scan_gated(
-    step: GatedStep,
-    params: Params,
-    start: tuple[Carry, Carry],
-    steps: tuple[Array, Array | None, Array | None],
-    *,
-    reverse: bool,
-    keep: bool,
-    unroll: int,
+    step: GatedStep, given: Given, marks: Marks, walk: Walk, *, keep: bool
 ) -> tuple[Carry, tuple[Array, Carry | None]]:
-    """What `lax.scan` over the step gives.
+    """What `lax.scan` over the step gives: `(carry, (hs, carries or None))`."""
 
-    Args:
-        step: the step.
-        params: of the cell.
-        start: the carry to start with, and the one that comes back before fresh steps.
-        steps: zs [T, *batch, G], real and fresh [T, *leading batch axes] or None.
-        reverse: walk backwards.
-        keep: whether the carry after each step is kept.
-        unroll: steps in one turn of the loop.
-
-    Returns:
-        `(carry, (hs, carries or None))`.
-    """
-    scan = lambda body, carry, xs: lax.scan(body, carry, xs, reverse=reverse, unroll=unroll)  # noqa: E731
-
-    def enter(carry: Carry, initial: Carry, fresh: Array | None) -> Carry:
-        return carry if fresh is None else tree.where(fresh, initial, carry)
-
-    def leave(carry: Carry, before: Carry, h: Array, one: Any) -> tuple[Carry, Array, Carry | None]:
-        z, real, _ = one
-        carry = carry if real is None else tree.where(real, carry, before)
-        return carry, h.astype(z.dtype), carry if keep else None
-
-    def gates(kernel: Array, params: Params, h: Array, z: Array) -> Any:
-        return step.gates(params, z.astype(h.dtype), product(h.astype(z.dtype), kernel).astype(h.dtype))
+    def definition(given: Given, marks: Marks) -> Any:
+        return plain(step, given, marks, reverse=walk.reverse, keep=keep)
 
     @jax.custom_jvp
-    def forward(kernel: Array, params: Params, start: tuple[Carry, Carry], steps: Any) -> Any:
-        def body(carry: Carry, one: Any) -> Any:
-            before = enter(carry, start[1], one[2])
-            carry, h = step.after(params, before, gates(kernel, params, step.hidden(before), one[0]))
-            carry, *out = leave(carry, before, h, one)
-            return carry, tuple(out)
+    def run(given: Given, marks: Marks) -> Any:
+        carry, hs, carries, _ = forward(step, given, marks, walk, keep=keep, kept=False)
+        return carry, (hs, carries)
 
-        return scan(body, start[0], steps)
-
-    @forward.defjvp
+    @run.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        kernel, params, start, steps = primals
-        kernel_dot, params_dot, start_dot, (zs_dot, *_) = tangents
+        given, marks = primals
+        carry, hs, carries, kept = forward(step, given, marks, walk, keep=True, kept=True)
+        out = carry, (hs, carries if keep else None)
 
-        def body(carry: Carry, one: Any) -> Any:
-            before = enter(carry, start[1], one[2])
-            h_in = step.hidden(before)
-            a = gates(kernel, params, h_in, one[0])
-            if step.linear is None:
-                (carry, h), tangent = jax.linearize(step.after, params, before, a)
-            else:
-                (carry, h), tangent = step.linear(before, a)
-            carry, *out = leave(carry, before, h, one)
-            return carry, (tuple(out), h_in, tangent)
+        def tangent(dots: Given) -> Any:
+            return jax.jvp(lambda given: definition(given, marks), (given,), (dots,))[1]
 
-        carry, (out, h_in, tangent) = scan(body, start[0], steps)
-        zs, real, fresh = steps
-        wide = h_in.dtype
-        # Time and batch joined into one axis: up to twice as fast, but a batch split over devices would be gathered.
-        rows = h_in.reshape(-1, h_in.shape[-1]) if jax.device_count() == 1 else h_in
-        hz_dot = product(rows.astype(zs.dtype), kernel_dot).astype(wide).reshape(*h_in.shape[:-1], kernel.shape[1])
-        nothing = jnp.zeros_like(hz_dot)
-        points, dots = (params, zs.astype(wide), nothing), (params_dot, zs_dot.astype(wide), hz_dot)
-        known = jax.jvp(step.gates, points, dots)[1]
-        transposed = lax.optimization_barrier(kernel.T)  # turned once, not at every step of the backward loop
+        def transpose(bars: Any) -> Given:
+            return pull_back(step, given, marks, walk, carries, kept, bars)
 
-        def by_h(h_dot: Array, z: Array) -> Any:
-            contracted = (((h_dot.ndim - 1,), (1,)), ((), ()))
-            hz = lax.dot_general(
-                h_dot.astype(z.dtype), transposed.astype(z.dtype), contracted, preferred_element_type=wide
-            )
-            point = jnp.zeros_like(hz)
-            return jax.jvp(lambda hz: step.gates(params, point, hz), (point,), (hz,))[1]
+        return out, linear_with_transpose(tangent, transpose, tangents[0], out)
 
-        def tangent_body(carry_dot: Carry, one: Any) -> Any:
-            tangent, a_dot, z_dot, real, fresh = one
-            before = enter(carry_dot, start_dot[1], fresh)
-            a_dot = jax.tree.map(jnp.add, a_dot, by_h(step.hidden(before), z_dot))
-            # Else XLA puts the gates together where they are used, once for every element of a product.
-            a_dot = lax.optimization_barrier(a_dot)
-            carry_dot, h_dot = tangent(before, a_dot) if step.linear else tangent(params_dot, before, a_dot)
-            carry_dot, *out = leave(carry_dot, before, h_dot, (z_dot, real, fresh))
-            return carry_dot, tuple(out)
+    return run(given, marks)
 
-        return (carry, out), scan(tangent_body, start_dot[0], (tangent, known, zs_dot, real, fresh))
 
-    return forward(step.kernel(params), params, start, steps)
+def plain(step: GatedStep, given: Given, marks: Marks, *, reverse: bool, keep: bool) -> Any:
+    """The definition: `lax.scan` over the step."""
+
+    def body(carry: Carry, one: Any) -> tuple[Carry, Any]:
+        z, real, fresh = one
+        before = carry if fresh is None else tree.where(fresh, given.start[1], carry)
+        after = one_step(step, given, before, z)[0]
+        after = after if real is None else tree.where(real, after, before)
+        return after, (step.hidden(after).astype(z.dtype), after if keep else None)
+
+    zs = step.project(given.params, given.xs)
+    return lax.scan(body, given.start[0], (zs, *marks), reverse=reverse)
+
+
+def one_step(step: GatedStep, given: Given, before: Carry, z: Array) -> tuple[Carry, Any]:
+    """The carry after a step, and what the gradient needs to know of it."""
+    h = step.hidden(before)
+    a = step.gates(given.params, z.astype(h.dtype), recurrent(h, given.kernel, z.dtype))
+    return (step.after(given.params, before, a), a) if step.rule is None else step.rule.forward(before, a)
+
+
+def forward(
+    step: GatedStep, given: Given, marks: Marks, walk: Walk, *, keep: bool, kept: bool
+) -> tuple[Carry, Array, Carry | None, Any]:
+    """The result, and what each step keeps for the gradient, by loops that write in place."""
+    z_like = jax.eval_shape(step.project, given.params, given.xs[0])
+    like = jax.eval_shape(lambda z: one_step(step, given, given.start[0], z), z_like)
+
+    def chunk(state: Any, first: Any, count: int) -> Any:
+        zs = step.project(given.params, walk.part(given.xs, first, count))
+
+        def one(state: Any, t: Any, k: Any) -> Any:
+            carry, hs, carries, stored = state
+            before = carry if marks.fresh is None else tree.where(at(marks.fresh, t), given.start[1], carry)
+            after, more = one_step(step, given, before, at(zs, k))
+            after = after if marks.real is None else tree.where(at(marks.real, t), after, before)
+            hs = hs if keep else put(hs, step.hidden(after).astype(zs.dtype), t)
+            carries = put(carries, after, t) if keep else None
+            return after, hs, carries, put(stored, more, t) if kept else None
+
+        return walk.steps(one, state, first, count)
+
+    start, steps = given.start[0], walk.num_steps
+    hs = None if keep else room(jax.ShapeDtypeStruct(step.hidden(start).shape, z_like.dtype), steps, given.xs)
+    carries = room(like[0], steps, given.xs) if keep else None
+    stored = room(like[1], steps, given.xs) if kept else None
+    carry, hs, carries, stored = walk.chunks(chunk, (start, hs, carries, stored))
+    return carry, step.hidden(carries).astype(z_like.dtype) if keep else hs, carries, stored
+
+
+def linear_with_transpose(function: Any, transpose: Any, x: Any, out: Any) -> Any:
+    """`function(x)`, a linear function, with a transpose of its own. `out` has the shapes and dtypes of the result.
+
+    It is the solution y of x' = x, y' - function(x') = 0. Transposed, that system is solved by `transpose`.
+    """
+    # The solver asks that all it is given depends on x, in which some leaves may be constant zeros: so does this.
+    nothing = jnp.concatenate([jnp.ravel(leaf)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(x)])
+
+    def zeros(leaf: Array) -> Array:
+        return lax.pad(nothing.astype(leaf.dtype), jnp.zeros((), leaf.dtype), [(leaf.size, 0, 0)]).reshape(leaf.shape)
+
+    def system(xy: Any) -> Any:
+        return xy[0], jax.tree.map(jnp.subtract, xy[1], function(xy[0]))
+
+    return lax.custom_linear_solve(
+        system,
+        (jax.tree.map(lambda leaf: leaf + zeros(leaf), x), jax.tree.map(zeros, out)),
+        solve=lambda _, xy: (xy[0], jax.tree.map(jnp.add, xy[1], function(xy[0]))),
+        transpose_solve=lambda _, xy: (jax.tree.map(jnp.add, xy[0], transpose(xy[1])), xy[1]),
+    )[1]

@@ -11,7 +11,12 @@ from rnn_jax.gated_step import GatedStep
 from rnn_jax.products import MaskedKernel
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank
-from rnn_jax.unroll.gated import scan_gated
+from rnn_jax.unroll.gated import Given, Marks, scan_gated
+from rnn_jax.unroll.walk import Walk
+
+
+import os
+SIZE = int(os.environ.get("SIZE","8"))
 
 
 class Sequence(NamedTuple):
@@ -52,6 +57,13 @@ def run_scan(
 ) -> Run:
     """Projects all steps, scans, reads all steps out. The definition that the others must equal."""
     params = tree.with_per_step(params, sequence.noise)
+    step = cell.step
+    if isinstance(step, GatedStep) and sequence.xs.shape[0] and not isinstance(step.kernel(step.part(params)), MaskedKernel):
+        xs, part = step.enter(params, sequence.xs), step.part(params)
+        given = Given(step.kernel(part), part, (start.carry, start.initial), xs)
+        walk = Walk(xs.shape[0], SIZE, reverse, unroll)
+        carry, (hs, carries) = scan_gated(step, given, Marks(sequence.real, sequence.fresh), walk, keep=keep)
+        return Run(carry=carry, ys=blank(sequence.real, cell.readout(params, hs, sequence.xs)), carries=carries)
     zs = cell.project(params, sequence.xs)
     if not jax.tree.leaves(start.carry):  # nothing to remember: no loop
         hs = jax.vmap(lambda z: cell.step(params, start.carry, z)[1])(zs)
@@ -68,11 +80,7 @@ def run_scan(
         return after, (h, after if keep else None)
 
     steps = (zs, sequence.real, sequence.fresh)
-    if isinstance(cell.step, GatedStep) and not isinstance(cell.step.kernel(params), MaskedKernel):
-        options: Any = {"reverse": reverse, "keep": keep, "unroll": unroll}
-        carry, (hs, carries) = scan_gated(cell.step, params, (start.carry, start.initial), steps, **options)
-    else:
-        carry, (hs, carries) = lax.scan(body, start.carry, steps, reverse=reverse, unroll=unroll)
+    carry, (hs, carries) = lax.scan(body, start.carry, steps, reverse=reverse, unroll=unroll)
     ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
     return Run(carry=carry, ys=ys, carries=carries)
 
