@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rnn_jax.products import recurrent
+from rnn_jax.products import MaskedKernel, recurrent
 from rnn_jax.types import Array, Carry, Params, take_x
 
-__all__ = ["GatedStep", "Rule", "add_gates", "on_part", "take_all", "whole_carry"]
+__all__ = ["GatedStep", "Rule", "add_gates", "has_rule", "on_part", "take_all", "whole_carry"]
 
 
 def add_gates(params: Params, z: Array, hz: Array) -> Array:
@@ -80,3 +80,8 @@ def on_part(step: GatedStep, part: Callable[[Params], Params], enter: Callable[[
         part=lambda params: step.part(part(params)),
         enter=lambda params, xs: step.enter(part(params), enter(params, xs)),
     )
+
+
+def has_rule(step: GatedStep, params: Params) -> bool:
+    """Whether the scan of a step with these parameters has a gradient of its own: all but masked kernels have."""
+    return not isinstance(step.kernel(step.part(params)), MaskedKernel)

@@ -97,8 +97,8 @@ def _is_plain_lstm(cell: Cell) -> bool:
         at = (getattr(function, "__module__", None), getattr(function, "__qualname__", None))
         return at == ("rnn_jax.cells.lstm", name)
 
-    step = cell.step.linear if isinstance(cell.step, GatedStep) else None
-    return is_lstm(step, "_plain") and is_lstm(cell.project, "lstm.<locals>.project")
+    rule = cell.step.rule if isinstance(cell.step, GatedStep) else None
+    return rule is not None and is_lstm(rule.forward, "_plain") and is_lstm(cell.project, "lstm.<locals>.project")
 
 
 def _check_call(params: Params, sequence: Sequence, start: Start, keep: bool) -> None:

@@ -11,7 +11,8 @@ transpose is replaced by the loop backwards. So every transformation works on it
 derivatives of derivatives.
 """
 
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,32 +21,20 @@ from jax import lax
 from rnn_jax import tree
 from rnn_jax.gated_step import GatedStep
 from rnn_jax.products import recurrent
-from rnn_jax.types import Array, Carry, Params
-from rnn_jax.unroll.gated_gradient import pull_back
-from rnn_jax.unroll.walk import Walk, at, put, room
+from rnn_jax.types import Array, Carry
+from rnn_jax.unroll.gated_gradient import Bars, Given, Marks, Past, pull_back
+from rnn_jax.unroll.walk import Walk, alike, at, put, room, zeros
 
 
-class Given(NamedTuple):
-    """What the result depends on.
+def chunk_size(num_steps: int, batch_shape: tuple[int, ...]) -> int:
+    """Steps in a chunk: on a CPU so many that it has some 512 rows, whose gates stay in the cache; elsewhere all.
 
-    Attributes:
-        kernel: of the step.
-        params: the part of the parameters that the step knows.
-        start: the carry to start with, and the one that comes back before fresh steps.
-        xs: [T, *batch, I].
+    A product of fewer rows is slower. If it can be, a number that divides T, so that no part of a chunk is left over.
     """
-
-    kernel: Array
-    params: Params
-    start: tuple[Carry, Carry]
-    xs: Array
-
-
-class Marks(NamedTuple):
-    """Which steps are real, and which are fresh: [T, *leading batch axes] or None."""
-
-    real: Array | None
-    fresh: Array | None
+    if jax.default_backend() != "cpu":
+        return num_steps
+    most = min(num_steps, max(8, 512 // max(1, math.prod(batch_shape))))
+    return next((size for size in range(most, most // 2, -1) if num_steps % size == 0), most)
 
 
 def scan_gated(
@@ -71,11 +60,12 @@ def scan_gated(
             return jax.jvp(lambda given: definition(given, marks), (given,), (dots,))[1]
 
         def transpose(bars: Any) -> Given:
-            return pull_back(step, given, marks, walk, carries, kept, bars)
+            carry_bar, (hs_bar, carries_bar) = bars
+            return pull_back(step, Past(given, marks, carries, kept), walk, Bars(carry_bar, hs_bar, carries_bar))
 
         return out, linear_with_transpose(tangent, transpose, tangents[0], out)
 
-    return run(given, marks)
+    return run(alike(given), marks)
 
 
 def plain(step: GatedStep, given: Given, marks: Marks, *, reverse: bool, keep: bool) -> Any:
@@ -133,18 +123,18 @@ def linear_with_transpose(function: Any, transpose: Any, x: Any, out: Any) -> An
 
     It is the solution y of x' = x, y' - function(x') = 0. Transposed, that system is solved by `transpose`.
     """
-    # The solver asks that all it is given depends on x, in which some leaves may be constant zeros: so does this.
-    nothing = jnp.concatenate([jnp.ravel(leaf)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(x)])
-
-    def zeros(leaf: Array) -> Array:
-        return lax.pad(nothing.astype(leaf.dtype), jnp.zeros((), leaf.dtype), [(leaf.size, 0, 0)]).reshape(leaf.shape)
+    # The solver, its derivative and its transpose ask that all they are given depends on x, of which some leaves may be
+    # constants: hence `alike`.
+    x = alike(x)
+    near = jax.tree.leaves(x)[0]
 
     def system(xy: Any) -> Any:
-        return xy[0], jax.tree.map(jnp.subtract, xy[1], function(xy[0]))
+        x, y = alike(xy)
+        return alike((x, jax.tree.map(jnp.subtract, y, function(x))))
 
     return lax.custom_linear_solve(
         system,
-        (jax.tree.map(lambda leaf: leaf + zeros(leaf), x), jax.tree.map(zeros, out)),
+        (x, jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype, near), out)),
         solve=lambda _, xy: (xy[0], jax.tree.map(jnp.add, xy[1], function(xy[0]))),
         transpose_solve=lambda _, xy: (jax.tree.map(jnp.add, xy[0], transpose(xy[1])), xy[1]),
     )[1]

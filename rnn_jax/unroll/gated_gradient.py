@@ -1,6 +1,6 @@
 """The gradient of the scan of a `GatedStep`: a loop backwards, and products for each chunk of it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,141 +9,149 @@ from jax import lax
 from rnn_jax import tree
 from rnn_jax.gated_step import GatedStep
 from rnn_jax.types import Array, Carry, Params
-from rnn_jax.unroll.walk import Walk, at, put, room
+from rnn_jax.unroll.shards import Shards
+from rnn_jax.unroll.walk import Walk, at, put, room, zeros
 
 
-def pull_back(
-    step: GatedStep, given: Any, marks: Any, walk: Walk, carries: Carry, kept: Any, bars: Any
-) -> Any:
-    """From gradients by the result to those by what it depends on.
+class Given(NamedTuple):
+    """What the result depends on.
 
-    Args:
-        step: the step.
-        given: a `Given`: kernel, parameters, start and xs.
-        marks: which steps are real, and which fresh.
-        walk: how the steps were walked.
-        carries: after each step.
-        kept: what each step kept.
-        bars: gradients by `(carry, (hs, carries or None))`.
-
-    Returns:
-        a `Given` of gradients.
+    Attributes:
+        kernel: of the step.
+        params: the part of the parameters that the step knows.
+        start: the carry to start with, and the one that comes back before fresh steps.
+        xs: [T, *batch, I].
     """
-    back = walk.back()
-    carry_bar, (hs_bar, carries_bar) = bars
-    last = walk.num_steps - 1
-    dtype = hs_bar.dtype
-    kernel = given.kernel.astype(dtype)
-    transposed = lax.optimization_barrier(kernel.T)  # turned once, not at every step
-    split = splits(given.xs.shape[1:-1])
 
-    def before_step(t: Any) -> Carry:
-        first, earlier = (last, jnp.minimum(t + 1, last)) if walk.reverse else (0, jnp.maximum(t - 1, 0))
-        before = jax.tree.map(lambda start, row: jnp.where(t == first, start, row), given.start[0], at(carries, earlier))
-        return before if marks.fresh is None else tree.where(at(marks.fresh, t), given.start[1], before)
+    kernel: Array
+    params: Params
+    start: tuple[Carry, Carry]
+    xs: Array
 
-    def one_back(bar: tuple[Carry, Carry, Params], t: Any) -> tuple[Any, tuple[Any, Array]]:
-        """Before the step, from after it: gradients by the carry, the initial carry and the parameters."""
-        carry_bar, initial_bar, params_bar = bar
-        before, after = before_step(t), at(carries, t)
-        from_h = jax.linear_transpose(step.hidden, after)(at(hs_bar, t).astype(step.hidden(after).dtype))[0]
-        carry_bar = jax.tree.map(jnp.add, carry_bar, from_h)
-        if carries_bar is not None:
-            carry_bar = jax.tree.map(jnp.add, carry_bar, at(carries_bar, t))
-        real = None if marks.real is None else at(marks.real, t)
-        nothing = jax.tree.map(jnp.zeros_like, carry_bar)
-        step_bar = carry_bar if real is None else tree.where(real, carry_bar, nothing)
-        if step.rule is None:
-            more_params, before_bar, a_bar = jax.vjp(step.after, given.params, before, at(kept, t))[1](step_bar)
-            params_bar = jax.tree.map(jnp.add, params_bar, more_params)
-        else:
-            before_bar, a_bar = step.rule.pull(at(kept, t), before, after, step_bar)
-        # Else XLA puts the gates together where they are used, once for every element of a product.
-        a_bar = lax.optimization_barrier(a_bar)
-        hz_bar = gates_back(a_bar)[2]
-        h = step.hidden(before)
-        h_bar = lax.dot_general(
-            hz_bar.astype(dtype), transposed, (((hz_bar.ndim - 1,), (0,)), ((), ())), preferred_element_type=h.dtype
-        )
-        before_bar = jax.tree.map(jnp.add, before_bar, jax.linear_transpose(step.hidden, before)(h_bar)[0])
-        if real is not None:
-            before_bar = jax.tree.map(jnp.add, before_bar, tree.where(real, nothing, carry_bar))
-        if marks.fresh is not None:
-            fresh = at(marks.fresh, t)
-            initial_bar = jax.tree.map(jnp.add, initial_bar, tree.where(fresh, before_bar, nothing))
-            before_bar = tree.where(fresh, nothing, before_bar)
-        return (before_bar, initial_bar, params_bar), (a_bar, h)
 
-    def gates_back(a_bar: Any) -> tuple[Params, Array, Array]:
-        """Gradients by parameters, z and hz; the gates are affine."""
-        zeros = jnp.zeros(z_like.shape, wide)
-        return jax.vjp(step.gates, given.params, zeros, zeros)[1](a_bar)
+class Marks(NamedTuple):
+    """Which steps are real, and which are fresh: [T, *leading batch axes] or None."""
 
-    def products(a_bars: Any, hs: Array, xs: Array) -> tuple[Array, Params, Array]:
-        """Gradients by the kernel, the parameters and xs, of rows."""
-        zeros = jnp.zeros((*hs.shape[:-1], z_like.shape[-1]), wide)
-        gates_bar, zs_bar, hz_bar = jax.vjp(step.gates, given.params, zeros, zeros)[1](a_bars)
-        kernel_bar = lax.dot_general(
-            hs.astype(dtype), hz_bar.astype(dtype), (((0,), (0,)), ((), ())), preferred_element_type=wide
-        )
-        project_bar, xs_bar = jax.vjp(step.project, given.params, xs)[1](zs_bar.astype(dtype))
-        return kernel_bar, jax.tree.map(jnp.add, gates_bar, project_bar), xs_bar
+    real: Array | None
+    fresh: Array | None
 
+
+class Past(NamedTuple):
+    """What a walk leaves behind: what it was given, the carry after each step, and what each step kept."""
+
+    given: Given
+    marks: Marks
+    carries: Carry
+    kept: Any
+
+
+class Bars(NamedTuple):
+    """Gradients by the result."""
+
+    carry: Carry
+    hs: Array
+    carries: Carry | None
+
+
+def pull_back(step: GatedStep, past: Past, walk: Walk, bars: Bars) -> Given:
+    """Gradients by what the result depends on, from those by the result. `walk` is that of the steps forwards."""
+    given, back = past.given, walk._replace(reverse=not walk.reverse)
     z_like = jax.eval_shape(step.project, given.params, given.xs[0])
-    wide = step.hidden(given.start[0]).dtype
-    wide_z = jax.ShapeDtypeStruct(z_like.shape, wide)
+    h_like = jax.ShapeDtypeStruct(step.hidden(given.start[0]).shape, step.hidden(given.start[0]).dtype)
+    wide_z = jax.ShapeDtypeStruct(z_like.shape, h_like.dtype)
     a_like = jax.eval_shape(step.gates, given.params, wide_z, wide_z)
+    shards = Shards(given.xs.shape[1:-1])
+    # Turned once, not at every step.
+    transposed = lax.optimization_barrier(given.kernel.astype(z_like.dtype).T)
 
     def chunk(state: Any, first: Any, count: int) -> Any:
-        bar, sums, xs_bar = state
-
         def one(state: Any, t: Any, k: Any) -> Any:
-            bar, rows = one_back(state[0], t)
-            return bar, put(state[1], rows, k)
+            step_bars, rows = _step_back(step, past, walk, bars, transposed, state[0], t)
+            return step_bars, put(state[1], rows, k)
 
-        h_like = jax.ShapeDtypeStruct(step.hidden(given.start[0]).shape, wide)
-        bar, (a_bars, hs) = back.steps(one, (bar, room((a_like, h_like), count, given.xs)), first, count)
-        rows = split.rows((a_bars, hs, walk.part(given.xs, first, count)))
-        *more, rows_bar = split.over(products)(*rows)
-        sums = jax.tree.map(jnp.add, sums, tuple(more))
-        x_bar = split.unrows(rows_bar, (count, *given.xs.shape[1:]))
-        return bar, sums, lax.dynamic_update_slice_in_dim(xs_bar, x_bar, first, 0)
+        step_bars, (a_bars, hs) = back.steps(one, (state[0], room((a_like, h_like), count, given.xs)), first, count)
+        rows = shards.rows((a_bars, hs, back.part(given.xs, first, count)))
+        *more, xs_bar = shards.each(_products, step, given.params)(*rows)
+        sums = jax.tree.map(jnp.add, state[1], tuple(more))
+        xs_bar = shards.unrows(xs_bar, (count, *given.xs.shape[1:]))
+        return step_bars, sums, lax.dynamic_update_slice_in_dim(state[2], xs_bar, first, 0)
 
-    nothing = jax.tree.map(jnp.zeros_like, (given.start[1], given.params))
-    sums = split.zeros(jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), (given.kernel, given.params)), wide)
-    state = ((carry_bar, *nothing), sums, jnp.zeros_like(given.xs))
+    empty = lambda leaf: zeros(leaf.shape, leaf.dtype, given.xs)  # noqa: E731
+    wide_kernel = jax.ShapeDtypeStruct(given.kernel.shape, h_like.dtype)
+    nothing = jax.tree.map(empty, (given.start[1], given.params))
+    sums = jax.tree.map(empty, shards.room((wide_kernel, given.params)))
+    state = ((bars.carry, *nothing), sums, empty(given.xs))
     (start_bar, initial_bar, params_bar), sums, xs_bar = back.chunks(chunk, state)
-    kernel_bar, more_params = split.total(sums)
-    params_bar = jax.tree.map(lambda a, b: a + b.astype(a.dtype), params_bar, more_params)
-    return type(given)(kernel_bar.astype(given.kernel.dtype), params_bar, (start_bar, initial_bar), xs_bar)
+    kernel_bar, more = shards.total(sums)
+    return Given(
+        kernel=kernel_bar.astype(given.kernel.dtype),
+        params=jax.tree.map(jnp.add, params_bar, more),
+        start=(start_bar, initial_bar),
+        xs=xs_bar,
+    )
 
 
-class splits:
-    def __init__(self, batch_shape):
-        count = jax.device_count()
-        self.count = count if batch_shape and batch_shape[0] % count == 0 and count > 1 else 1
+def _entering(past: Past, walk: Walk, t: Any) -> Carry:
+    """The carry that entered step t."""
+    last = walk.num_steps - 1
+    first, earlier = (last, jnp.minimum(t + 1, last)) if walk.reverse else (0, jnp.maximum(t - 1, 0))
+    start, initial = past.given.start
+    before = jax.tree.map(lambda start, row: jnp.where(t == first, start, row), start, at(past.carries, earlier))
+    return before if past.marks.fresh is None else tree.where(at(past.marks.fresh, t), initial, before)
 
-    def rows(self, tree_):
-        def one(leaf):
-            if self.count == 1:
-                return leaf.reshape(-1, leaf.shape[-1])
-            k, b = leaf.shape[:2]
-            leaf = leaf.reshape(k, self.count, b // self.count, *leaf.shape[2:])
-            return jnp.moveaxis(leaf, 1, 0).reshape(self.count, -1, leaf.shape[-1])
-        return jax.tree.map(one, tree_)
 
-    def over(self, f):
-        return f if self.count == 1 else jax.vmap(f)
+def _step_back(
+    step: GatedStep, past: Past, walk: Walk, bars: Bars, transposed: Array, state: tuple[Carry, Carry, Params], t: Any
+) -> tuple[tuple[Carry, Carry, Params], tuple[Any, Array]]:
+    """One step of the loop backwards.
 
-    def unrows(self, rows, shape):
-        if self.count == 1:
-            return rows.reshape(shape)
-        k, b = shape[:2]
-        return jnp.moveaxis(rows.reshape(self.count, k, b // self.count, *shape[2:]), 0, 1).reshape(shape)
+    Args:
+        step, past, walk, bars: as in `pull_back`.
+        transposed: the kernel [G, H].
+        state: gradients by the carry after the step, the initial carry, and the parameters of `after`.
+        t: the step.
 
-    def zeros(self, tree_, wide):
-        lead = () if self.count == 1 else (self.count,)
-        return (jnp.zeros((*lead, *tree_[0].shape), wide), jax.tree.map(lambda l: jnp.zeros((*lead, *l.shape), l.dtype), tree_[1]))
+    Returns:
+        the state before the step, and for the products of the chunk the gradient by a, and the h that entered.
+    """
+    carry_bar, initial_bar, params_bar = state
+    params, (real, fresh) = past.given.params, past.marks
+    before, after, kept = _entering(past, walk, t), at(past.carries, t), at(past.kept, t)
+    hidden = step.hidden(before)
+    add = lambda carry, h: jax.tree.map(jnp.add, carry, jax.linear_transpose(step.hidden, before)(h)[0])  # noqa: E731
+    carry_bar = add(carry_bar, at(bars.hs, t).astype(hidden.dtype))
+    if bars.carries is not None:
+        carry_bar = jax.tree.map(jnp.add, carry_bar, at(bars.carries, t))
+    nothing = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype, leaf), carry_bar)
+    step_bar = carry_bar if real is None else tree.where(at(real, t), carry_bar, nothing)
+    if step.rule is None:
+        more, before_bar, a_bar = jax.vjp(step.after, params, before, kept)[1](step_bar)
+        params_bar = jax.tree.map(jnp.add, params_bar, more)
+    else:
+        before_bar, a_bar = step.rule.pull(kept, before, after, step_bar)
+    # Else XLA puts the gates together where they are used, once for every element of a product.
+    a_bar = lax.optimization_barrier(a_bar)
+    nothing_z = zeros((*hidden.shape[:-1], transposed.shape[0]), hidden.dtype, hidden)
+    (hz_bar,) = jax.vjp(lambda hz: step.gates(params, nothing_z, hz), nothing_z)[1](a_bar)
+    before_bar = add(before_bar, _dot(hz_bar.astype(transposed.dtype), transposed, hz_bar.ndim - 1, hidden.dtype))
+    if real is not None:
+        before_bar = jax.tree.map(jnp.add, before_bar, tree.where(at(real, t), nothing, carry_bar))
+    if fresh is not None:
+        initial_bar = jax.tree.map(jnp.add, initial_bar, tree.where(at(fresh, t), before_bar, nothing))
+        before_bar = tree.where(at(fresh, t), nothing, before_bar)
+    return (before_bar, initial_bar, params_bar), (a_bar, hidden)
 
-    def total(self, sums):
-        return sums if self.count == 1 else jax.tree.map(lambda l: l.sum(0), sums)
+
+def _products(step: GatedStep, params: Params, a_bars: Any, hs: Array, xs: Array) -> tuple[Array, Params, Array]:
+    """Gradients by the kernel, the parameters and xs, of rows [rows, features]."""
+    zs, project_back = jax.vjp(step.project, params, xs)
+    nothing = zeros(zs.shape, hs.dtype, hs)
+    gates_bar, zs_bar, hz_bar = jax.vjp(step.gates, params, nothing, nothing)[1](a_bars)
+    kernel_bar = _dot(hs.astype(zs.dtype), hz_bar.astype(zs.dtype), 0, hs.dtype)
+    project_bar, xs_bar = project_back(zs_bar.astype(zs.dtype))
+    return kernel_bar, jax.tree.map(jnp.add, gates_bar, project_bar), xs_bar
+
+
+def _dot(a: Array, b: Array, axis: int, dtype: Any) -> Array:
+    """Contracts an axis of a with the first one of b."""
+    return lax.dot_general(a, b, (((axis,), (0,)), ((), ())), preferred_element_type=dtype)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import tree
-from rnn_jax.gated_step import GatedStep
-from rnn_jax.products import MaskedKernel, product
+from rnn_jax.gated_step import GatedStep, has_rule
+from rnn_jax.products import recurrent
 from rnn_jax.types import Array, Carry, Cell, Params
 
 
@@ -96,16 +96,16 @@ class Parts(NamedTuple):
 def parts_of(cell: Cell, params: Params) -> Parts:
     """The parts of a step; of one that is not known to have two, the first is empty."""
     step = cell.step
-    if not isinstance(step, GatedStep) or isinstance(step.kernel(params), MaskedKernel):
+    if not isinstance(step, GatedStep) or not has_rule(step, params):
         return Parts(lambda params, carry, z: (), lambda params, carry, hz, z: step(params, carry, z))
 
     def reach(params: Params, carry: Carry, z: Array) -> Array:
-        h = step.hidden(carry)
-        return product(h.astype(z.dtype), step.kernel(params)).astype(h.dtype)
+        return recurrent(step.hidden(carry), step.kernel(step.part(params)), z.dtype)
 
     def rest(params: Params, carry: Carry, hz: Array, z: Array) -> tuple[Carry, Array]:
-        carry, h = step.after(params, carry, step.gates(params, z.astype(hz.dtype), hz))
-        return carry, h.astype(z.dtype)
+        params = step.part(params)
+        carry = step.after(params, carry, step.gates(params, z.astype(hz.dtype), hz))
+        return carry, step.hidden(carry).astype(z.dtype)
 
     return Parts(reach, rest)
 

@@ -7,16 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import tree
-from rnn_jax.gated_step import GatedStep
-from rnn_jax.products import MaskedKernel
+from rnn_jax.gated_step import GatedStep, has_rule
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank
-from rnn_jax.unroll.gated import Given, Marks, scan_gated
+from rnn_jax.unroll.gated import chunk_size, scan_gated
+from rnn_jax.unroll.gated_gradient import Given, Marks
 from rnn_jax.unroll.walk import Walk
-
-
-import os
-SIZE = int(os.environ.get("SIZE","8"))
 
 
 class Sequence(NamedTuple):
@@ -57,11 +53,10 @@ def run_scan(
 ) -> Run:
     """Projects all steps, scans, reads all steps out. The definition that the others must equal."""
     params = tree.with_per_step(params, sequence.noise)
-    step = cell.step
-    if isinstance(step, GatedStep) and sequence.xs.shape[0] and not isinstance(step.kernel(step.part(params)), MaskedKernel):
-        xs, part = step.enter(params, sequence.xs), step.part(params)
-        given = Given(step.kernel(part), part, (start.carry, start.initial), xs)
-        walk = Walk(xs.shape[0], SIZE, reverse, unroll)
+    if isinstance(cell.step, GatedStep) and has_rule(cell.step, params) and sequence.xs.shape[0]:
+        step, part, num_steps = cell.step, cell.step.part(params), sequence.xs.shape[0]
+        given = Given(step.kernel(part), part, (start.carry, start.initial), step.enter(params, sequence.xs))
+        walk = Walk(num_steps, chunk_size(num_steps, sequence.xs.shape[1:-1]), reverse, unroll)
         carry, (hs, carries) = scan_gated(step, given, Marks(sequence.real, sequence.fresh), walk, keep=keep)
         return Run(carry=carry, ys=blank(sequence.real, cell.readout(params, hs, sequence.xs)), carries=carries)
     zs = cell.project(params, sequence.xs)

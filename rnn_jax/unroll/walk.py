@@ -1,5 +1,6 @@
 """Walking along time in chunks of steps, with arrays of all steps that are written in place."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,10 +25,6 @@ class Walk(NamedTuple):
     size: int
     reverse: bool
     unroll: int = 1
-
-    def back(self) -> "Walk":
-        """The same chunks and steps in the opposite order."""
-        return self._replace(reverse=not self.reverse)
 
     def chunks(self, chunk: Callable[[Any, Any, int], Any], state: Any) -> Any:
         """`chunk(state, first, count)` for all chunks; `first` is the lowest number of a step, whatever the order.
@@ -61,8 +58,20 @@ class Walk(NamedTuple):
 
 
 def room(like: Any, num_steps: int, near: Array) -> Any:
-    """Arrays of `num_steps` rows like `like` to write into; for now they are full of zeros."""
-    return jax.tree.map(lambda leaf: jnp.zeros((num_steps, *leaf.shape), leaf.dtype), like)
+    """Arrays of `num_steps` rows like `like` to write into, for now zero."""
+    return jax.tree.map(lambda leaf: zeros((num_steps, *leaf.shape), leaf.dtype, near), like)
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, near: Array) -> Array:
+    """Zeros that, to jax, are a linear function of `near`; inside `shard_map` they vary as it does."""
+    nothing = jnp.ravel(near)[:0].astype(dtype)
+    return lax.pad(nothing, jnp.zeros((), dtype), [(math.prod(shape), 0, 0)]).reshape(shape)
+
+
+def alike(tree: Any) -> Any:
+    """The tree with zeros added that depend on all of its leaves: to jax, and inside `shard_map`, they vary together."""
+    nothing = jnp.concatenate([jnp.ravel(leaf)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(tree)])
+    return jax.tree.map(lambda leaf: leaf + zeros(leaf.shape, leaf.dtype, nothing), tree)
 
 
 def at(steps: Any, t: Any) -> Any:
