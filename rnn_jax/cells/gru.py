@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
@@ -177,15 +176,18 @@ def lstm(
 _norm = layer_norm  # the option of the constructor has the same name
 
 
-def _plain(carry: LSTMCarry, a: Array) -> tuple[LSTMCarry, Array]:
-    """The plain LSTM, and its gates."""
+Gates = tuple[Array, Array, Array, Array]
+
+
+def _plain(carry: LSTMCarry, a: Array) -> tuple[LSTMCarry, Gates]:
+    """The plain LSTM, and its gates apart: XLA makes slow loops of a slice of a slice."""
     i, f, g, o = jnp.split(a, 4, axis=-1)
     i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
     c = f * carry.c + i * g
     return LSTMCarry(h=o * jnp.tanh(c), c=c), (i, f, g, o)
 
 
-def _pull_plain(gates: Array, before: LSTMCarry, after: LSTMCarry, bar: LSTMCarry) -> tuple[LSTMCarry, Array]:
+def _pull_plain(gates: Gates, before: LSTMCarry, after: LSTMCarry, bar: LSTMCarry) -> tuple[LSTMCarry, Array]:
     i, f, g, o = gates
     squashed = jnp.tanh(after.c)
     c_bar = bar.c + bar.h * o * (1 - squashed * squashed)

@@ -1,5 +1,6 @@
 """The ways to run one cell over a sequence. All take and return the same things."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank
 from rnn_jax.unroll.gated import chunk_size, scan_gated
 from rnn_jax.unroll.gated_gradient import Given, Marks
+from rnn_jax.unroll.linear import linear_recurrence
 from rnn_jax.unroll.walk import Walk
 
 
@@ -127,27 +129,33 @@ def run_chunked(
     return Run(carry=carry, ys=ys, carries=carries)
 
 
-def run_associative(
-    cell: LinearCell, params: Params, sequence: Sequence, start: Start, reverse: bool, keep: bool
+def run_linear(
+    cell: LinearCell,
+    params: Params,
+    sequence: Sequence,
+    start: Start,
+    reverse: bool,
+    keep: bool,
+    parallel: bool | None = None,
 ) -> Run:
-    """Composes the maps h -> a h + b of all steps by an associative scan.
-
-    A step that is not real is the identity (1, 0); a fresh start is a map that ignores h, `(0, a initial + b)`; the
-    carry is folded into the first map.
-    """
+    """Solves the linear recurrence of all steps; `parallel` is that of `linear_recurrence`."""
     if sequence.xs.shape[0] == 0:
         return run_scan(as_cell(cell), params, sequence, start, reverse, keep)
     params = tree.with_per_step(params, sequence.noise)
     a, b = step_maps(cell, params, sequence, start)
-    first, last = (-1, 0) if reverse else (0, -1)
-    b = b.at[first].add(a[first] * start.carry)
-    _, hs = lax.associative_scan(compose, (a, b), reverse=reverse)
+    hs = linear_recurrence(a, b, start.carry, reverse=reverse, parallel=parallel)
     ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
-    return Run(carry=hs[last], ys=ys, carries=hs if keep else None)
+    return Run(carry=hs[0 if reverse else -1], ys=ys, carries=hs if keep else None)
+
+
+run_associative = functools.partial(run_linear, parallel=True)
 
 
 def step_maps(cell: LinearCell, params: Params, sequence: Sequence, start: Start) -> tuple[Array, Array]:
-    """The maps h -> a h + b of all steps, in the dtype of the carry: `(a, b)`, each [T, *batch, N]."""
+    """The maps h -> a h + b of all steps, in the dtype of the carry: `(a, b)`, each [T, *batch, N].
+
+    A step that is not real is the identity (1, 0); a fresh start is a map that ignores h, `(0, a initial + b)`.
+    """
     a, b = (part.astype(start.carry.dtype) for part in cell.elements(params, sequence.xs))
     if sequence.fresh is not None:
         fresh = tree.expand(sequence.fresh, a)
@@ -156,8 +164,3 @@ def step_maps(cell: LinearCell, params: Params, sequence: Sequence, start: Start
         real = tree.expand(sequence.real, a)
         a, b = jnp.where(real, a, 1), jnp.where(real, b, 0)
     return a, b
-
-
-def compose(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The map of two maps in a row."""
-    return later[0] * earlier[0], later[0] * earlier[1] + later[1]

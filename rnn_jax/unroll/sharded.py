@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from rnn_jax import tree
 from rnn_jax.types import Array, Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.borders import blank
-from rnn_jax.unroll.run import Run, Sequence, Start, compose, run_scan, step_maps
+from rnn_jax.unroll.linear import compose, times
+from rnn_jax.unroll.run import Run, Sequence, Start, run_scan, step_maps
 
 
 def run_sharded(
@@ -66,9 +67,9 @@ def _run_slices(
         params, start = jax.tree.map(lambda leaf: lax.pcast(leaf, axis, to="varying"), (params, start))
         params = tree.with_per_step(params, sequence.noise)
         a, b = compose_all(step_maps(cell, params, sequence, start), reverse, parallel)
-        totals_a, totals_b = _from_every_device(jnp.stack([a[last], b[last]]), mesh, axis)
-        carry, entering = lax.scan(lambda h, m: (m[0] * h + m[1], h), carry, (totals_a, totals_b), reverse=reverse)
-        hs = a * lax.dynamic_index_in_dim(entering, lax.axis_index(axis)) + b
+        totals = _from_every_device(jnp.stack([a[last], b[last]]), mesh, axis)
+        carry, entering = lax.scan(lambda h, m: (times(m[0], h) + m[1], h), carry, tuple(totals), reverse=reverse)
+        hs = times(a, lax.dynamic_index_in_dim(entering, lax.axis_index(axis))) + b
         ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
         return carry, ys, hs if keep else None
 

@@ -42,7 +42,10 @@ class Chunked:
 
 @dataclass(frozen=True)
 class Associative:
-    """All steps at once by an associative scan: depth log T. Needs a `LinearCell`. For accelerators."""
+    """All steps at once by an associative scan: depth log T. Needs a `LinearCell`. For accelerators.
+
+    A gradient is one more such scan, walking back, and keeps the states but not what the scans had on the way.
+    """
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,25 @@ class Cudnn:
 
 @dataclass(frozen=True)
 class Auto:
-    """`Associative()` for linear cells on an accelerator, else `Scan()` (on a CPU the plain scan is faster)."""
+    """The fastest way that works for whatever is asked of `unroll`.
+
+    A `LinearCell` is run by `Scan()` on a CPU and by `Associative()` on a GPU or TPU, a cell that is not linear by
+    `Scan()` everywhere, and a cell without a carry without a loop.
+
+    | | CPU | GPU, TPU |
+    |---|---|---|
+    | `LinearCell` | `Scan()` | `Associative()` |
+    | any other cell | `Scan()` | `Scan()` |
+
+    Notes:
+        Linear, on a CPU: an associative scan moves the sequence through memory some log T times. Linear, elsewhere: a
+        loop launches every step by itself, an associative scan log T times as many operations as one step has.
+        Not linear: `Newton()` is faster only where the cell forgets and T is large, which nothing but a trial can tell;
+        `Cudnn()` has no `jvp`, no `vmap` and no second derivative.
+
+        The platform is the one that the program is lowered for, not the default one: `jax.export` for several platforms
+        has a way for each. What is said of GPUs and TPUs was not measured.
+    """
 
 
 Strategy = Scan | Chunked | Recursive | Associative | Sharded | Newton | Cudnn | Auto

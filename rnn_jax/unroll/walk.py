@@ -69,7 +69,7 @@ def zeros(shape: tuple[int, ...], dtype: Any, near: Array) -> Array:
 
 
 def alike(tree: Any) -> Any:
-    """The tree with zeros added that depend on all of its leaves: to jax, and inside `shard_map`, they vary together."""
+    """The tree with zeros added that depend on all leaves: to jax, and inside `shard_map`, they vary together."""
     nothing = jnp.concatenate([jnp.ravel(leaf)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(tree)])
     return jax.tree.map(lambda leaf: leaf + zeros(leaf.shape, leaf.dtype, nothing), tree)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparing import jit
-from decoders import CELLS, HIDDEN, OUT, STEPS, Scene, call, everything, forced, same, scene, shifted
+from decoders import CELLS, HIDDEN, OUT, STEPS, Scene, everything, forced, same, scene, shifted
 
 from rnn_jax import dense, gru, lru, stack, unroll
 from rnn_jax.forcing import argmax, expected, forced_unroll, identity, parallel_forced_unroll, sample
@@ -118,19 +118,14 @@ def test_nonsense_on_padding_harms_nothing(x64: None) -> None:
     same(run(spoilt), clean, 0)
 
 
-def test_linear_cells_run_associatively_where_that_is_the_choice(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_cells_run_without_a_loop_where_that_is_the_choice(x64: None) -> None:
     cell = lru(OUT)
     s = scene(cell, True)
-    scanned = passes(cell, expected, 3, s, MASK)
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "default_backend", lambda: "gpu")  # all that the choice looks at
-        text = str(jax.make_jaxpr(lambda s: passes_of(cell, expected, 3, s, MASK))(s))
-        associative = jit(lambda s: passes_of(cell, expected, 3, s, MASK))(s)
-        loop = jit(lambda s: call(cell, expected, s, MASK))(s)
-    assert "scan[" not in text
-    assert "while[" not in text
-    same(associative, scanned, 1e-11)
-    same(loop, forced(cell, expected, s, MASK))
+    program = jit(lambda s: passes_of(cell, expected, 3, s, MASK))
+    for platform in ("cpu", "cuda"):
+        text = jax.export.export(program, platforms=[platform])(s).mlir_module()
+        assert ("stablehlo.while" in text) == (platform == "cpu")
+    same(program(s), passes(cell, expected, 3, s, MASK), 1e-11)
 
 
 def test_no_steps_and_bad_input(x64: None) -> None:
