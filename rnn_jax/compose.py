@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks, tree
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, on_part
+from rnn_jax.gated_step import GatedStep, Projection
 from rnn_jax.initializers import KernelInit, lecun_normal, normal
 from rnn_jax.products import affine, layer_norm
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, example_xs
@@ -299,6 +299,9 @@ def wrap(
         return cell._replace(**changed, elements=lambda params, xs: elements(params.cell, of_xs(params, xs)))
     inner = cell
 
+    def cell_of(params: Any) -> Any:
+        return params.cell
+
     def project(params: Any, xs: Array) -> Any:
         return inner.project(params.cell, of_xs(params, xs))
 
@@ -308,5 +311,6 @@ def wrap(
     def prepare(params: Any) -> Any:
         return params._replace(cell=inner.prepare(params.cell))
 
-    gated = on_part(inner.step, lambda params: params.cell, of_xs) if isinstance(inner.step, GatedStep) else step
-    return cell._replace(**changed, project=project, step=gated, prepare=prepare, layers=())
+    rows = inner.project.of_part(cell_of, of_xs) if isinstance(inner.project, Projection) else project
+    gated = inner.step.of_part(cell_of) if isinstance(inner.step, GatedStep) else step
+    return cell._replace(**changed, project=rows, step=gated, prepare=prepare, layers=())

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from rnn_jax.products import MaskedKernel, recurrent
 from rnn_jax.types import Array, Carry, Params, take_x
 
-__all__ = ["GatedStep", "Rule", "add_gates", "has_rule", "on_part", "take_all", "whole_carry"]
+__all__ = ["GatedStep", "Projection", "Rule", "add_gates", "has_rule", "take_all", "whole_carry"]
 
 
 def add_gates(params: Params, z: Array, hz: Array) -> Array:
@@ -38,33 +38,57 @@ class Rule(NamedTuple):
     pull: Callable[[Any, Carry, Carry, Carry], tuple[Carry, Any]]
 
 
+class Projection(NamedTuple):
+    """A `project` that works row by row, so that `unroll` may call it for a chunk of steps at a time.
+
+        project(params, xs) = rows(part(params), enter(params, xs))
+
+    Attributes:
+        rows: `(params, xs) -> zs`, the same function of every row, whatever the leading axes.
+        part: `(params) -> params` that `rows` knows; what it leaves out may differ from row to row.
+        enter: `(params, xs) -> xs`, such as dropout, from all parameters.
+    """
+
+    rows: Callable[[Params, Array], Array]
+    part: Callable[[Params], Params] = take_all
+    enter: Callable[[Params, Array], Array] = take_x
+
+    def __call__(self, params: Params, xs: Array) -> Array:
+        """All rows."""
+        return self.rows(self.part(params), self.enter(params, xs))
+
+    def of_part(self, part: Callable[[Params], Params], enter: Callable[[Params, Array], Array]) -> "Projection":
+        """For parameters of which it takes a part, and inputs that something is done to before."""
+        return Projection(
+            self.rows,
+            lambda params: self.part(part(params)),
+            lambda params, xs: self.enter(part(params), enter(params, xs)),
+        )
+
+
 class GatedStep(NamedTuple):
     """A step that meets its largest parameter in one product, `h W`; all else is element-wise. Call it like any step.
 
         carry = after(params, carry, gates(params, z, hidden(carry) kernel(params))),    h = hidden(carry)
 
-    `unroll` knows it, projects its inputs chunk by chunk, and takes the gradient of W by one product for each chunk.
-    Wrapped into another function it is an ordinary step.
+    `unroll` knows it and takes the gradient of W by one product for each chunk of steps. Wrapped into another function
+    it is an ordinary step.
 
     Attributes:
         kernel: `(params) -> W` [H, G], or a `MaskedKernel`.
         after: `(params, carry, a) -> carry`.
-        project: `(params, xs) -> zs`, row by row; the `project` of the cell after `part` and `enter`.
         hidden: `(carry) -> h` [*batch, H], a leaf of the carry, and the output.
         gates: `(params, z, hz) -> a`, affine: a sum of what depends on one of the three. z and hz have the dtype of h.
         rule: of `after`, where it needs no parameters. Without it the derivative of `after` is taken by jax.
-        part: `(params) -> params` that the other functions know; what it leaves out may differ from row to row.
-        enter: `(params, xs) -> xs`, such as dropout, from all parameters.
+        part: `(params) -> params` that the other functions know.
     """
 
     kernel: Callable[[Params], Any]
     after: Callable[[Params, Carry, Any], Carry]
-    project: Callable[[Params, Array], Array] = take_x
     hidden: Callable[[Carry], Array] = whole_carry
     gates: Callable[[Params, Array, Array], Any] = add_gates
     rule: Rule | None = None
     part: Callable[[Params], Params] = take_all
-    enter: Callable[[Params, Array], Array] = take_x
 
     def __call__(self, params: Params, carry: Carry, z: Array) -> tuple[Carry, Array]:
         """One step."""
@@ -73,13 +97,9 @@ class GatedStep(NamedTuple):
         carry = self.after(params, carry, self.gates(params, z.astype(hz.dtype), hz))
         return carry, self.hidden(carry).astype(z.dtype)
 
-
-def on_part(step: GatedStep, part: Callable[[Params], Params], enter: Callable[[Params, Array], Array]) -> GatedStep:
-    """The step for parameters of which it takes a part, and inputs that something is done to before."""
-    return step._replace(
-        part=lambda params: step.part(part(params)),
-        enter=lambda params, xs: step.enter(part(params), enter(params, xs)),
-    )
+    def of_part(self, part: Callable[[Params], Params]) -> "GatedStep":
+        """The step for parameters of which it takes a part."""
+        return self._replace(part=lambda params: self.part(part(params)))
 
 
 def has_rule(step: GatedStep, params: Params) -> bool:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, Rule
+from rnn_jax.gated_step import GatedStep, Projection, Rule
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -103,12 +103,11 @@ def gru(
     gated = GatedStep(
         lambda params: params.w_h,
         lambda params, carry, a: _reset_after(carry, a)[0],
-        project,
         gates=side_by_side,
         rule=Rule(_reset_after, _pull_reset_after),
     )
     step = reset_before if reset == "before" else gated
-    return Cell(init=init, init_carry=init_carry, step=step, project=project)
+    return Cell(init=init, init_carry=init_carry, step=step, project=Projection(project))
 
 
 def _reset_after(carry: Array, a: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array, Array, Array]]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, Rule
+from rnn_jax.gated_step import GatedStep, Projection, Rule
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -165,12 +165,11 @@ def lstm(
     gated = GatedStep(
         lambda params: params.w_h,
         (lambda params, carry, a: _plain(carry, a)[0]) if plain else after,
-        project,
         lambda carry: carry.h,
         rule=Rule(_plain, _pull_plain) if plain else None,
     )
     step = with_products if projection or layer_norm else gated
-    return Cell(init=init, init_carry=init_carry, step=step, project=project)
+    return Cell(init=init, init_carry=init_carry, step=step, project=Projection(project))
 
 
 _norm = layer_norm  # the option of the constructor has the same name

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.gated_step import GatedStep
+from rnn_jax.gated_step import GatedStep, Projection
 from rnn_jax.tree import expand, where
 from rnn_jax.types import Array, Cell, LinearCell, Params
 from rnn_jax.unroll.borders import blank
@@ -98,7 +98,10 @@ def _is_plain_lstm(cell: Cell) -> bool:
         return at == ("rnn_jax.cells.lstm", name)
 
     rule = cell.step.rule if isinstance(cell.step, GatedStep) else None
-    return rule is not None and is_lstm(rule.forward, "_plain") and is_lstm(cell.project, "lstm.<locals>.project")
+    project = cell.project
+    if rule is None or not isinstance(project, Projection) or project != Projection(project.rows):
+        return False
+    return is_lstm(rule.forward, "_plain") and is_lstm(project.rows, "lstm.<locals>.project")
 
 
 def _check_call(params: Params, sequence: Sequence, start: Start, keep: bool) -> None:

@@ -22,7 +22,7 @@ from rnn_jax import tree
 from rnn_jax.gated_step import GatedStep
 from rnn_jax.products import recurrent
 from rnn_jax.types import Array, Carry
-from rnn_jax.unroll.gated_gradient import Bars, Given, Marks, Past, pull_back
+from rnn_jax.unroll.gated_gradient import Bars, Given, Marks, Past, Project, pull_back
 from rnn_jax.unroll.walk import Walk, alike, at, put, room, zeros
 
 
@@ -38,22 +38,22 @@ def chunk_size(num_steps: int, batch_shape: tuple[int, ...]) -> int:
 
 
 def scan_gated(
-    step: GatedStep, given: Given, marks: Marks, walk: Walk, *, keep: bool
+    step: GatedStep, project: Project, given: Given, marks: Marks, walk: Walk, *, keep: bool
 ) -> tuple[Carry, tuple[Array, Carry | None]]:
     """What `lax.scan` over the step gives: `(carry, (hs, carries or None))`."""
 
     def definition(given: Given, marks: Marks) -> Any:
-        return plain(step, given, marks, reverse=walk.reverse, keep=keep)
+        return plain(step, project, given, marks, reverse=walk.reverse, keep=keep)
 
     @jax.custom_jvp
     def run(given: Given, marks: Marks) -> Any:
-        carry, hs, carries, _ = forward(step, given, marks, walk, keep=keep, kept=False)
+        carry, hs, carries, _ = forward(step, project, given, marks, walk, keep=keep, kept=False)
         return carry, (hs, carries)
 
     @run.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         given, marks = primals
-        carry, hs, carries, kept = forward(step, given, marks, walk, keep=True, kept=True)
+        carry, hs, carries, kept = forward(step, project, given, marks, walk, keep=True, kept=True)
         out = carry, (hs, carries if keep else None)
 
         def tangent(dots: Given) -> Any:
@@ -61,14 +61,16 @@ def scan_gated(
 
         def transpose(bars: Any) -> Given:
             carry_bar, (hs_bar, carries_bar) = bars
-            return pull_back(step, Past(given, marks, carries, kept), walk, Bars(carry_bar, hs_bar, carries_bar))
+            return pull_back(
+                step, project, Past(given, marks, carries, kept), walk, Bars(carry_bar, hs_bar, carries_bar)
+            )
 
         return out, linear_with_transpose(tangent, transpose, tangents[0], out)
 
     return run(alike(given), marks)
 
 
-def plain(step: GatedStep, given: Given, marks: Marks, *, reverse: bool, keep: bool) -> Any:
+def plain(step: GatedStep, project: Project, given: Given, marks: Marks, *, reverse: bool, keep: bool) -> Any:
     """The definition: `lax.scan` over the step."""
 
     def body(carry: Carry, one: Any) -> tuple[Carry, Any]:
@@ -78,7 +80,7 @@ def plain(step: GatedStep, given: Given, marks: Marks, *, reverse: bool, keep: b
         after = after if real is None else tree.where(real, after, before)
         return after, (step.hidden(after).astype(z.dtype), after if keep else None)
 
-    zs = step.project(given.params, given.xs)
+    zs = project(given.inputs, given.xs)
     return lax.scan(body, given.start[0], (zs, *marks), reverse=reverse)
 
 
@@ -90,14 +92,14 @@ def one_step(step: GatedStep, given: Given, before: Carry, z: Array) -> tuple[Ca
 
 
 def forward(
-    step: GatedStep, given: Given, marks: Marks, walk: Walk, *, keep: bool, kept: bool
+    step: GatedStep, project: Project, given: Given, marks: Marks, walk: Walk, *, keep: bool, kept: bool
 ) -> tuple[Carry, Array, Carry | None, Any]:
     """The result, and what each step keeps for the gradient, by loops that write in place."""
-    z_like = jax.eval_shape(step.project, given.params, given.xs[0])
+    z_like = jax.eval_shape(lambda: project(given.inputs, given.xs)[0])
     like = jax.eval_shape(lambda z: one_step(step, given, given.start[0], z), z_like)
 
     def chunk(state: Any, first: Any, count: int) -> Any:
-        zs = step.project(given.params, walk.part(given.xs, first, count))
+        zs = project(given.inputs, walk.part(given.xs, first, count))
 
         def one(state: Any, t: Any, k: Any) -> Any:
             carry, hs, carries, stored = state

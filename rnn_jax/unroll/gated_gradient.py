@@ -1,5 +1,6 @@
 """The gradient of the scan of a `GatedStep`: a loop backwards, and products for each chunk of it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,19 +13,24 @@ from rnn_jax.types import Array, Carry, Params
 from rnn_jax.unroll.shards import Shards
 from rnn_jax.unroll.walk import Walk, at, put, room, zeros
 
+Project = Callable[[Params, Array], Array]
+"""`(params, xs) -> zs`, row by row."""
+
 
 class Given(NamedTuple):
     """What the result depends on.
 
     Attributes:
         kernel: of the step.
-        params: the part of the parameters that the step knows.
+        params: what the step knows of the parameters.
+        inputs: what the projection knows of them.
         start: the carry to start with, and the one that comes back before fresh steps.
         xs: [T, *batch, I].
     """
 
     kernel: Array
     params: Params
+    inputs: Params
     start: tuple[Carry, Carry]
     xs: Array
 
@@ -53,10 +59,10 @@ class Bars(NamedTuple):
     carries: Carry | None
 
 
-def pull_back(step: GatedStep, past: Past, walk: Walk, bars: Bars) -> Given:
+def pull_back(step: GatedStep, project: Project, past: Past, walk: Walk, bars: Bars) -> Given:
     """Gradients by what the result depends on, from those by the result. `walk` is that of the steps forwards."""
     given, back = past.given, walk._replace(reverse=not walk.reverse)
-    z_like = jax.eval_shape(step.project, given.params, given.xs[0])
+    z_like = jax.eval_shape(lambda: project(given.inputs, given.xs)[0])
     h_like = jax.ShapeDtypeStruct(step.hidden(given.start[0]).shape, step.hidden(given.start[0]).dtype)
     wide_z = jax.ShapeDtypeStruct(z_like.shape, h_like.dtype)
     a_like = jax.eval_shape(step.gates, given.params, wide_z, wide_z)
@@ -71,7 +77,7 @@ def pull_back(step: GatedStep, past: Past, walk: Walk, bars: Bars) -> Given:
 
         step_bars, (a_bars, hs) = back.steps(one, (state[0], room((a_like, h_like), count, given.xs)), first, count)
         rows = shards.rows((a_bars, hs, back.part(given.xs, first, count)))
-        *more, xs_bar = shards.each(_products, step, given.params)(*rows)
+        *more, xs_bar = shards.each(_products, step, project, given.params, given.inputs)(*rows)
         sums = jax.tree.map(jnp.add, state[1], tuple(more))
         xs_bar = shards.unrows(xs_bar, (count, *given.xs.shape[1:]))
         return step_bars, sums, lax.dynamic_update_slice_in_dim(state[2], xs_bar, first, 0)
@@ -79,13 +85,14 @@ def pull_back(step: GatedStep, past: Past, walk: Walk, bars: Bars) -> Given:
     empty = lambda leaf: zeros(leaf.shape, leaf.dtype, given.xs)  # noqa: E731
     wide_kernel = jax.ShapeDtypeStruct(given.kernel.shape, h_like.dtype)
     nothing = jax.tree.map(empty, (given.start[1], given.params))
-    sums = jax.tree.map(empty, shards.room((wide_kernel, given.params)))
+    sums = jax.tree.map(empty, shards.room((wide_kernel, given.params, given.inputs)))
     state = ((bars.carry, *nothing), sums, empty(given.xs))
     (start_bar, initial_bar, params_bar), sums, xs_bar = back.chunks(chunk, state)
-    kernel_bar, more = shards.total(sums)
+    kernel_bar, more, inputs_bar = shards.total(sums)
     return Given(
         kernel=kernel_bar.astype(given.kernel.dtype),
         params=jax.tree.map(jnp.add, params_bar, more),
+        inputs=inputs_bar,
         start=(start_bar, initial_bar),
         xs=xs_bar,
     )
@@ -142,14 +149,16 @@ def _step_back(
     return (before_bar, initial_bar, params_bar), (a_bar, hidden)
 
 
-def _products(step: GatedStep, params: Params, a_bars: Any, hs: Array, xs: Array) -> tuple[Array, Params, Array]:
-    """Gradients by the kernel, the parameters and xs, of rows [rows, features]."""
-    zs, project_back = jax.vjp(step.project, params, xs)
+def _products(
+    step: GatedStep, project: Project, params: Params, inputs: Params, a_bars: Any, hs: Array, xs: Array
+) -> tuple[Array, Params, Params, Array]:
+    """Gradients by the kernel, the parameters of step and projection, and xs, of rows [rows, features]."""
+    zs, project_back = jax.vjp(project, inputs, xs)
     nothing = zeros(zs.shape, hs.dtype, hs)
     gates_bar, zs_bar, hz_bar = jax.vjp(step.gates, params, nothing, nothing)[1](a_bars)
     kernel_bar = _dot(hs.astype(zs.dtype), hz_bar.astype(zs.dtype), 0, hs.dtype)
-    project_bar, xs_bar = project_back(zs_bar.astype(zs.dtype))
-    return kernel_bar, jax.tree.map(jnp.add, gates_bar, project_bar), xs_bar
+    inputs_bar, xs_bar = project_back(zs_bar.astype(zs.dtype))
+    return kernel_bar, gates_bar, inputs_bar, xs_bar
 
 
 def _dot(a: Array, b: Array, axis: int, dtype: Any) -> Array:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import tree
-from rnn_jax.gated_step import GatedStep, has_rule
-from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell
+from rnn_jax.gated_step import GatedStep, Projection, has_rule
+from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, take_x
 from rnn_jax.unroll.borders import blank
 from rnn_jax.unroll.gated import chunk_size, scan_gated
 from rnn_jax.unroll.gated_gradient import Given, Marks
@@ -55,11 +55,17 @@ def run_scan(
 ) -> Run:
     """Projects all steps, scans, reads all steps out. The definition that the others must equal."""
     params = tree.with_per_step(params, sequence.noise)
-    if isinstance(cell.step, GatedStep) and has_rule(cell.step, params) and sequence.xs.shape[0]:
-        step, part, num_steps = cell.step, cell.step.part(params), sequence.xs.shape[0]
-        given = Given(step.kernel(part), part, (start.carry, start.initial), step.enter(params, sequence.xs))
+    known = all(isinstance(size, int) for size in sequence.xs.shape) and sequence.xs.shape[0] > 0  # may be exported
+    if isinstance(cell.step, GatedStep) and has_rule(cell.step, params) and known:
+        step, project, num_steps = cell.step, cell.project, sequence.xs.shape[0]
+        if not isinstance(project, Projection):
+            all_zs = project(params, sequence.xs)
+            project = Projection(take_x, enter=lambda params, xs: all_zs)
+        part, xs = step.part(params), project.enter(params, sequence.xs)
+        given = Given(step.kernel(part), part, project.part(params), (start.carry, start.initial), xs)
+        marks = Marks(sequence.real, sequence.fresh)
         walk = Walk(num_steps, chunk_size(num_steps, sequence.xs.shape[1:-1]), reverse, unroll)
-        carry, (hs, carries) = scan_gated(step, given, Marks(sequence.real, sequence.fresh), walk, keep=keep)
+        carry, (hs, carries) = scan_gated(step, project.rows, given, marks, walk, keep=keep)
         return Run(carry=carry, ys=blank(sequence.real, cell.readout(params, hs, sequence.xs)), carries=carries)
     zs = cell.project(params, sequence.xs)
     if not jax.tree.leaves(start.carry):  # nothing to remember: no loop
