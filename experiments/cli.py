@@ -19,7 +19,16 @@ from rich.table import Table
 
 from experiments.claims import Claim, applies, check_claim, claim_text
 from experiments.configuration import diff_configs, load_config
-from rnn_jax.training import EXIT_CODE, CheckpointError, Interrupted, agree, is_writer, read_metrics, start_processes
+from rnn_jax.training import (
+    EXIT_CODE,
+    CheckpointError,
+    Interrupted,
+    agree,
+    is_writer,
+    read_metrics,
+    start_processes,
+    use_cores,
+)
 from rnn_jax.training.processes import failure
 from rnn_jax.training.resuming import claim_run, reopen_run
 from rnn_jax.training.run_dir import start_run, to_plain, write_json
@@ -39,6 +48,8 @@ class Options:
     """Directory under which the run directory is made."""
     resume: Path | None = None
     """Go on with the interrupted run of this run directory, with its configuration: no other flags."""
+    cores: int | None = None
+    """On a CPU: devices to split batches over. By default one for each core; 1 is a single device, as JAX makes it."""
     distributed: bool = False
     """Work with the other processes that a launcher started (Slurm, MPI, Kubernetes, TPU pod; see docs/scaling.md)."""
 
@@ -93,8 +104,12 @@ def main(
     _check_types(config_type, smoke)
     name = Path(inspect.getfile(run)).stem
     config, options = _parse(config_type, smoke, name, inspect.getmodule(run), args)
+    if options.distributed and options.cores is not None:
+        raise SystemExit("error: --cores is for one process; with --distributed set JAX_NUM_CPU_DEVICES for each")
     if options.distributed:
         start_processes()
+    else:
+        use_cores(options.cores)
     run_dir = options.resume
     if run_dir is None:
         run_dir = start_run(name, config, root=options.run_root)

@@ -6,6 +6,7 @@ Nothing in here knows a concrete cell; a model enters as a loss function.
 from rnn_jax.training.accumulation import accumulated
 from rnn_jax.training.averaging import AverageState, averaged_params, with_ema, with_mean
 from rnn_jax.training.checkpoint import CheckpointError, Checkpoints, open_checkpoints
+from rnn_jax.training.cores import use_cores
 from rnn_jax.training.fingerprint import fingerprint
 from rnn_jax.training.guards import Guard, PostMortem, load_post_mortem
 from rnn_jax.training.hooks import with_hook
@@ -85,6 +86,7 @@ __all__ = [
     "to_host",
     "to_plain",
     "unroll_window",
+    "use_cores",
     "with_ema",
     "with_hook",
     "with_mean",

@@ -1,5 +1,6 @@
 """The devices of a run in a grid, and which rows of a batch each process needs for its own."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,9 +57,9 @@ def make_mesh(data: int = -1, model: int = 1, seq: int = 1, *, devices: Sequence
 
 
 def data_mesh(batch_size: int) -> Mesh:
-    """The mesh for a run that splits its batches and nothing else: all devices where they divide the batch, else one.
+    """The mesh for a run that splits its batches and nothing else: as many devices as divide the batch.
 
-    In a run of several processes they must divide it.
+    In a run of several processes all of them must divide it.
 
     Args:
       batch_size: B.
@@ -73,11 +74,11 @@ def data_mesh(batch_size: int) -> Mesh:
       >>> data_mesh(8 * jax.device_count()).size == jax.device_count()
       True
     """
-    if jax.process_count() > 1 or batch_size % jax.device_count() == 0:
-        mesh = make_mesh()
-        local_rows(mesh, batch_size)
-        return mesh
-    return make_mesh(devices=jax.devices()[:1])
+    if jax.process_count() == 1:
+        return make_mesh(devices=jax.devices()[: math.gcd(batch_size, jax.device_count())])
+    mesh = make_mesh()
+    local_rows(mesh, batch_size)
+    return mesh
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> slice:

@@ -48,8 +48,10 @@ class Packing(NamedTuple):
         parts = []
         for leaf, like in zip(jax.tree.leaves(carry), jax.tree.leaves(self.like), strict=True):
             lead = leaf.shape[: leaf.ndim - len(like.shape) + len(self.rows)]
+            size = math.prod(leaf.shape[len(lead) :])
+            num = self.num_blocks or size
             for part in (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,):
-                parts.append(part.reshape(*lead, self.num_blocks or math.prod(part.shape[len(lead) :]), -1))
+                parts.append(part.reshape(*lead, num, size // num))
         return jnp.concatenate(parts, axis=-1 if self.num_blocks else -2)
 
     def unpack(self, packed: Array) -> Carry:

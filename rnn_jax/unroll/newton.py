@@ -53,6 +53,9 @@ def run_newton(
     """Runs one cell by Newton's method; `Run.info` has the `NewtonInfo`.
 
     A `LinearCell` is solved by its own recurrence, and a cell without a carry has nothing to solve: no iterations.
+
+    Raises:
+        ValueError: the step has no forward-mode derivative, or blocks do not divide the carry.
     """
     batch_shape = sequence.xs.shape[1:-1]
     stepped = as_cell(cell) if isinstance(cell, LinearCell) else cell
@@ -69,7 +72,15 @@ def run_newton(
     if reverse:
         steps, guess = _flip((steps, guess))
     parts, given = parts_of(cell, params), Given(params, start.initial, start.carry)
-    carries, info = solve_in_time(parts, given, steps, rows, method, guess)
+    try:
+        carries, info = solve_in_time(parts, given, steps, rows, method, guess)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise ValueError(
+            "`method` Newton() needs forward-mode derivatives of `cell.step`, got a step with a custom_vjp in it, such "
+            "as that of with_clipped_gradient. Use Scan() or Chunked(size)."
+        ) from error
     hs = all_steps(parts, given, entering(given, carries, steps.fresh), steps)[1]
     carry = jax.tree.map(lambda leaf: leaf[-1], carries)
     if reverse:

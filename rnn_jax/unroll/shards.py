@@ -1,6 +1,7 @@
 """Sums over a batch that lies on several devices, added up once after a loop and not in every turn of it."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,14 @@ from rnn_jax.types import Array
 
 
 class Shards:
-    """A batch as as many parts as there are devices, each with sums of its own.
+    """A batch in parts, one for each device, or for as many as divide it, with sums of their own.
 
-    Where the first axis of a batch is split over all devices, XLA leaves each part where it is. Elsewhere this costs
-    little: the parts are as large together as the whole. Where the devices do not divide the batch it is one part.
+    Where the first axis of a batch is split over devices, XLA leaves each part where it is. Elsewhere this costs
+    little: the parts are as large together as the whole.
     """
 
     def __init__(self, batch_shape: tuple[int, ...]) -> None:
-        devices = jax.device_count()
-        self.count = devices if batch_shape and batch_shape[0] % devices == 0 else 1
+        self.count = math.gcd(batch_shape[0], jax.device_count()) if batch_shape else 1
 
     def rows(self, chunk: Any) -> Any:
         """Leaves [K, *batch, F] as rows [K x batch, F], or [parts, rows, F] of several parts."""
