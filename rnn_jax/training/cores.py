@@ -28,7 +28,7 @@ def use_cores(cores: int | None = None) -> int:
     """
     if cores is not None:
         checks.positive("cores", cores)
-    elif jax.config.read("jax_num_cpu_devices") > 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    elif _chosen_already():
         return jax.device_count("cpu")
     try:
         jax.config.update("jax_num_cpu_devices", cores or _usable_cores())
@@ -43,3 +43,8 @@ def use_cores(cores: int | None = None) -> int:
 def _usable_cores() -> int:
     """The cores that this process may run on, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _chosen_already() -> bool:
+    chosen = jax.config.jax_num_cpu_devices > 0  # pyrefly: ignore[missing-attribute]
+    return chosen or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
