@@ -23,7 +23,8 @@ from rnn_jax.gated_step import GatedStep
 from rnn_jax.products import recurrent
 from rnn_jax.types import Array, Carry
 from rnn_jax.unroll.gated_gradient import Bars, Given, Marks, Past, Project, pull_back
-from rnn_jax.unroll.walk import Walk, alike, at, put, room, zeros
+from rnn_jax.unroll.linear_map import linear_map
+from rnn_jax.unroll.walk import Walk, alike, at, put, room
 
 
 def chunk_size(num_steps: int, batch_shape: tuple[int, ...]) -> int:
@@ -56,16 +57,14 @@ def scan_gated(
         carry, hs, carries, kept = forward(step, project, given, marks, walk, keep=True, kept=True)
         out = carry, (hs, carries if keep else None)
 
-        def tangent(dots: Given) -> Any:
-            return jax.jvp(lambda given: definition(given, marks), (given,), (dots,))[1]
+        def tangent(past: Past, dots: Given) -> Any:
+            return jax.jvp(lambda given: definition(given, past.marks), (past.given,), (dots,))[1]
 
-        def transpose(bars: Any) -> Given:
-            carry_bar, (hs_bar, carries_bar) = bars
-            return pull_back(
-                step, project, Past(given, marks, carries, kept), walk, Bars(carry_bar, hs_bar, carries_bar)
-            )
+        def transpose(past: Past, bars: Any) -> Given:
+            carry, (hs, carries) = bars
+            return pull_back(step, project, past, walk, _with_zeros(past.given.start[0], carry, hs, carries))
 
-        return out, linear_with_transpose(tangent, transpose, tangents[0], out)
+        return out, linear_map(tangent, transpose, Past(given, marks, carries, kept), tangents[0], out)
 
     return run(alike(given), marks)
 
@@ -120,23 +119,15 @@ def forward(
     return carry, step.hidden(carries).astype(z_like.dtype) if keep else hs, carries, stored
 
 
-def linear_with_transpose(function: Any, transpose: Any, x: Any, out: Any) -> Any:
-    """`function(x)`, a linear function, with a transpose of its own. `out` has the shapes and dtypes of the result.
+def _with_zeros(like: Carry, carry: Any, hs: Any, carries: Any) -> Bars:
+    """The gradients by the result, of which whole leaves may be missing."""
+    leaves, structure = jax.tree.flatten(like)
 
-    It is the solution y of x' = x, y' - function(x') = 0. Transposed, that system is solved by `transpose`.
-    """
-    # The solver, its derivative and its transpose ask that all they are given depends on x, of which some leaves may be
-    # constants: hence `alike`.
-    x = alike(x)
-    near = jax.tree.leaves(x)[0]
+    def listed(tree: Any) -> list[Any]:
+        return jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
 
-    def system(xy: Any) -> Any:
-        x, y = alike(xy)
-        return alike((x, jax.tree.map(jnp.subtract, y, function(x))))
-
-    return lax.custom_linear_solve(
-        system,
-        (x, jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype, near), out)),
-        solve=lambda _, xy: (xy[0], jax.tree.map(jnp.add, xy[1], function(xy[0]))),
-        transpose_solve=lambda _, xy: (jax.tree.map(jnp.add, xy[0], transpose(xy[1])), xy[1]),
-    )[1]
+    filled = [jnp.zeros_like(leaf) if bar is None else bar for leaf, bar in zip(leaves, listed(carry), strict=True)]
+    rows = [None] * len(leaves) if carries is None else listed(carries)
+    # Else XLA takes a constant into the loop and makes all of it in every turn.
+    hs, rows = lax.optimization_barrier((hs, rows))
+    return Bars(jax.tree.unflatten(structure, filled), hs, rows)

@@ -52,11 +52,11 @@ class Past(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Gradients by the result."""
+    """Gradients by the result: by the last carry, by all h, and by the leaves of all carries; None is zero."""
 
     carry: Carry
-    hs: Array
-    carries: Carry | None
+    hs: Array | None
+    carries: list[Array | None]
 
 
 def pull_back(step: GatedStep, project: Project, past: Past, walk: Walk, bars: Bars) -> Given:
@@ -126,9 +126,11 @@ def _step_back(
     before, after, kept = _entering(past, walk, t), at(past.carries, t), at(past.kept, t)
     hidden = step.hidden(before)
     add = lambda carry, h: jax.tree.map(jnp.add, carry, jax.linear_transpose(step.hidden, before)(h)[0])  # noqa: E731
-    carry_bar = add(carry_bar, at(bars.hs, t).astype(hidden.dtype))
-    if bars.carries is not None:
-        carry_bar = jax.tree.map(jnp.add, carry_bar, at(bars.carries, t))
+    if bars.hs is not None:
+        carry_bar = add(carry_bar, at(bars.hs, t).astype(hidden.dtype))
+    leaves, structure = jax.tree.flatten(carry_bar)
+    rows = [leaf if rows is None else leaf + at(rows, t) for leaf, rows in zip(leaves, bars.carries, strict=True)]
+    carry_bar = jax.tree.unflatten(structure, rows)
     nothing = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype, leaf), carry_bar)
     step_bar = carry_bar if real is None else tree.where(at(real, t), carry_bar, nothing)
     if step.rule is None:

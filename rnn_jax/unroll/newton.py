@@ -168,10 +168,18 @@ def iterate(
 ) -> tuple[Array, NewtonInfo]:
     """Newton's iterations, until every row has converged or there have been `max_iters`.
 
+    An iterate may lie where a step is not meant to be taken: where the normaliser of an sLSTM is negative, the next
+    h is 1e308. What comes out too far from the guess, or as NaN, is replaced by the step of the last iterate, which is
+    right for one step more in any case, and if that is no better by the guess.
+
     Returns:
         The packed carries [T, *rows, K, d], one plain step after the last iterate, and what happened.
     """
-    tolerance, furthest = _tolerance(method, guess), float(jnp.finfo(guess.dtype).eps) ** -0.5
+    tolerance, furthest = _tolerance(method, guess), 1 / float(jnp.finfo(guess.dtype).eps)
+    guess = jnp.where(jnp.abs(guess) <= furthest, guess, 0)
+
+    def near(states: Array) -> Array:
+        return jnp.abs(states - guess) <= furthest * (1 + jnp.abs(guess))  # False where NaN
 
     def look(states: Array) -> tuple[Array, Array]:
         values = sweep(parts, packed, given, steps, states)
@@ -185,8 +193,7 @@ def iterate(
         turn, iterations, states, values, residual = loop
         blocks, r = block_jacobians(parts, packed, given, steps, states), values - states
         better = states + (solve_damped(blocks, r, method.damping) if method.damping else solve_blocks(blocks, r))
-        sane = jnp.abs(better - values) <= furthest * (1 + jnp.abs(values))  # False where NaN
-        better = jnp.where(sane, better, values)  # which is right for one step more in any case
+        better = jnp.where(near(better), better, jnp.where(near(values), values, guess))
         done = residual <= tolerance
         states = jnp.where(_over_rows(done), states, better)
         return (turn + 1, iterations + (~done).astype(jnp.int32), states, *look(states))
@@ -238,7 +245,9 @@ def _refine(
 
 def _largest(difference: Array, states: Array) -> Array:
     """The largest difference of each row, in relation to its states; NaN if there is one."""
-    return (jnp.abs(difference) / (1 + jnp.abs(states))).max((0, difference.ndim - 2, difference.ndim - 1))
+    axes = (0, difference.ndim - 2, difference.ndim - 1)
+    each = jnp.abs(difference) / (1 + jnp.abs(states))
+    return jnp.where(jnp.isnan(each).any(axes), jnp.nan, each.max(axes))  # XLA's fast maximum passes over NaN
 
 
 def _tolerance(method: Newton, states: Array) -> float:

@@ -117,10 +117,10 @@ def turns_with(shape: tuple[int, ...], cell: Cell) -> set[int]:
                 handed_on = equation.invars[first : first + count]
                 if any(variable.aval.shape[-2:] == shape for variable in handed_on):
                     turns.add(equation.params["length"])
-            inside = equation.params.get("jaxprs")  # of a solver: of it only the one function that runs
-            for inner in jax.tree.leaves(
-                inside.solve if inside else equation.params, is_leaf=lambda leaf: hasattr(leaf, "jaxpr")
-            ):
+            if equation.primitive.name == "linear_map":
+                leaves, count = [variable.aval for variable in equation.invars], equation.params["count"]
+                look(jax.make_jaxpr(equation.params["function"])(leaves[:count], leaves[count:]).jaxpr)
+            for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "jaxpr")):
                 if hasattr(inner, "jaxpr"):
                     look(inner.jaxpr)
 
