@@ -1,19 +1,23 @@
 """The examples of the README and of docs/ are tests, and their tables name what exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from experiments.catalogue import results_table
 from rnn_jax import CELLS, unroll
 from rnn_jax.training import read_metrics
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-TRAINING = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+README, TRAINING = PAGES["README.md"], PAGES["training.md"]
+STREAMING, STRATEGIES = PAGES["streaming.md"], PAGES["strategies.md"]
 
 
 def block(marker: str, page: str = README) -> str:
@@ -56,6 +60,64 @@ def test_the_training_example_trains_and_is_there_at_once_when_run_again(tmp_pat
     assert again["info"].history == first["info"].history
     for one, other in zip(*(jax.tree.leaves(names["state"].params) for names in (first, again)), strict=True):
         assert (one == other).all()
+
+
+def test_the_streaming_examples_give_the_numbers_of_unroll() -> None:
+    names: dict = {}
+    exec(compile(block("streaming example", STREAMING), "streaming.md", "exec"), names)
+    assert names["pool"].num_programs == 26
+    a, first, both = np.split(names["ys"], [30]), names["first"], names["both"]
+    came = np.concatenate([first[None], both[:1], names["some"]])
+    np.testing.assert_allclose(came, a[0], rtol=1e-5, atol=1e-6)
+    for rest in (names["rest"], names["again"][:, 0], names["again"][:, 1]):
+        np.testing.assert_allclose(rest, a[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(both[1], first, rtol=1e-5, atol=1e-6)  # b begins with the same sample
+    assert names["pool"].streams == (names["a"], names["c"])
+    small: dict = {}
+    exec(compile(block("streaming example"), "README.md", "exec"), small)
+    assert small["y"].shape == (1,)
+    assert small["ys"].shape == (12, 2, 1)
+
+
+def test_the_exported_example_runs_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(block("streaming example", STREAMING), "streaming.md", "exec"), names)
+    exec(compile(block("export example", STREAMING), "streaming.md", "exec"), names)
+    source = block("loading example", STREAMING)
+    source += "\nassert 'rnn_jax' not in sys.modules\nnp.savez('said.npz', y=y, ys=ys, **carry)\n"
+    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said, lengths = np.load("said.npz"), jnp.array([51, 8])
+    carry, ys = unroll(names["cell"], names["params"], jnp.ones((51, 2, 3)), lengths=lengths)
+    np.testing.assert_allclose(np.concatenate([said["y"][None], said["ys"]]), ys, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(said["0/h"], carry[0].h, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(said["0/c"], carry[0].c, rtol=1e-5, atol=1e-6)
+
+
+def test_the_memory_example_orders_the_strategies() -> None:
+    names: dict = {}
+    exec(compile(block("memory example", STRATEGIES), "strategies.md", "exec"), names)
+    scan, chunked, recursive = names["found"].values()
+    assert scan > 50 * chunked > 50 * recursive
+
+
+def test_the_newton_example_converges_and_starts_warm() -> None:
+    names: dict = {}
+    exec(compile(block("newton example", STRATEGIES), "strategies.md", "exec"), names)
+    assert names["info"].converged.all()
+    assert (names["info"].iterations <= 6).all()
+    assert (names["later"].iterations <= 1).all()
+    scanned = unroll(names["cell"], names["params"], names["xs"])[1]
+    np.testing.assert_allclose(names["ys"], scanned, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_lead_somewhere(page: str) -> None:
+    folder = ROOT if (ROOT / page).is_file() else ROOT / "docs"
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)|<img src=\"([^\"]+)\"", PAGES[page])
+    for target in (one or other for one, other in targets):
+        assert target.startswith("https://") or (folder / target).exists(), f"{page} links to {target}"
 
 
 def test_the_commands_do_their_own_set_up() -> None:
