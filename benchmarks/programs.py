@@ -164,7 +164,13 @@ def products_and_depth(jaxpr: Any) -> tuple[float, int]:
             shared = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
             flops += 2.0 * float(np.prod(equation.outvars[0].aval.shape) * shared)
             continue
-        parts = [products_and_depth(getattr(part, "jaxpr", part)) for part in jaxprs_in_params(params)]
+        inside = list(jaxprs_in_params(params))
+        if name == "linear_map":  # of ours: a function that is not traced yet
+            leaves, count = [variable.aval for variable in equation.invars], params["count"]
+            inside = [jax.make_jaxpr(params["function"])(tuple(leaves[:count]), tuple(leaves[count:]))]
+        if name == "custom_linear_solve":
+            inside = [params["jaxprs"].solve]
+        parts = [products_and_depth(getattr(part, "jaxpr", part)) for part in inside]
         if not parts:
             continue
         join = max if name == "cond" else sum

@@ -60,7 +60,7 @@ CLAIMS = (
 )
 
 DATA = Path(__file__).parent / "data" / "ecg.npz"
-SAMPLE_RATE = 120  # Hz, after means of three
+SAMPLE_RATE = 120.0  # Hz, after means of three
 TRAIN, VALID = 0.7, 0.8  # where validation and test begin
 
 
@@ -90,7 +90,7 @@ class Config:
     seed: int = 0
 
 
-SMOKE = Config(hidden_size=8, num_steps=4, batch_size=4, window=80, eval_every=2, apart=20, rate=0)
+SMOKE = Config(hidden_size=8, num_steps=4, batch_size=4, window=80, eval_every=2, apart=20, rate=0.0)
 
 
 class Served(NamedTuple):
@@ -261,7 +261,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         "latency_p99_us": float(p99),
         "stream_steps_per_second": float(served.streams.sum() / served.seconds.sum()),
     }
-    shown = slice(0, 4 * SAMPLE_RATE)
+    shown = slice(0, int(4 * SAMPLE_RATE))
     curves = {"GRU": served.forecasts[0][burn - 1 : -ahead], "last value": pieces[0][burn - 1 : -ahead]}
     title = f"What arrived, and what was expected {1000 * ahead / SAMPLE_RATE:.0f} ms before"
     figure = picture(

@@ -80,7 +80,11 @@ def pull_back(step: GatedStep, project: Project, past: Past, walk: Walk, bars: B
         *more, xs_bar = shards.each(_products, step, project, given.params, given.inputs)(*rows)
         sums = jax.tree.map(jnp.add, state[1], tuple(more))
         xs_bar = shards.unrows(xs_bar, (count, *given.xs.shape[1:]))
-        return step_bars, sums, lax.dynamic_update_slice_in_dim(state[2], xs_bar, first, 0)
+        return (
+            step_bars,
+            sums,
+            lax.dynamic_update_slice_in_dim(state[2], xs_bar, first, 0, allow_negative_indices=False),
+        )
 
     empty = lambda leaf: zeros(leaf.shape, leaf.dtype, given.xs)  # noqa: E731
     wide_kernel = jax.ShapeDtypeStruct(given.kernel.shape, h_like.dtype)

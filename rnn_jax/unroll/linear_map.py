@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from rnn_jax.types import Array
+
 __all__ = ["linear_map"]
 
 Function = Callable[[Any, Any], Any]
@@ -34,8 +36,12 @@ def linear_map(function: Function, transpose: Function, given: Any, x: Any, out:
     x_leaves, x_tree = jax.tree.flatten(x)
     out_leaves, out_tree = jax.tree.flatten(out)
 
-    def flat(function: Function, tree: Any) -> Function:
+    def flat(function: Function, tree: Any, like: list[Any]) -> Function:
         def of_leaves(given: Any, leaves: Any) -> Any:
+            leaves = [
+                _zeros(one) if leaf is None and one is not None else leaf
+                for one, leaf in zip(like, leaves, strict=True)
+            ]
             return jax.tree.leaves(function(jax.tree.unflatten(given_tree, given), jax.tree.unflatten(tree, leaves)))
 
         return of_leaves
@@ -44,11 +50,15 @@ def linear_map(function: Function, transpose: Function, given: Any, x: Any, out:
         *given_leaves,
         *x_leaves,
         count=len(given_leaves),
-        function=flat(function, x_tree),
-        transpose=flat(transpose, out_tree),
+        function=flat(function, x_tree, [jax.typeof(leaf) for leaf in x_leaves]),
+        transpose=flat(transpose, out_tree, [None] * len(out_leaves)),
         out=tuple(jax.typeof(leaf) for leaf in out_leaves),
     )
     return jax.tree.unflatten(out_tree, y)
+
+
+def _zeros(like: Any) -> Array:
+    return jnp.zeros(like.shape, like.dtype)
 
 
 _linear_map = Primitive("linear_map")

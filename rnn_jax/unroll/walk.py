@@ -54,7 +54,9 @@ class Walk(NamedTuple):
         """The rows of a chunk."""
         if count == self.num_steps:
             return steps
-        return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, count), steps)
+        return jax.tree.map(
+            lambda leaf: lax.dynamic_slice_in_dim(leaf, first, count, allow_negative_indices=False), steps
+        )
 
 
 def room(like: Any, num_steps: int, near: Array) -> Any:
@@ -63,22 +65,34 @@ def room(like: Any, num_steps: int, near: Array) -> Any:
 
 
 def zeros(shape: tuple[int, ...], dtype: Any, near: Array) -> Array:
-    """Zeros that, to jax, are a linear function of `near`; inside `shard_map` they vary as it does."""
+    """Zeros; inside `shard_map` they vary over devices as `near` does."""
+    if not _in_shard_map():
+        return jnp.zeros(shape, dtype)
     nothing = jnp.ravel(near)[:0].astype(dtype)
     return lax.pad(nothing, jnp.zeros((), dtype), [(math.prod(shape), 0, 0)]).reshape(shape)
 
 
 def alike(tree: Any) -> Any:
-    """The tree with zeros added that depend on all leaves: to jax, and inside `shard_map`, they vary together."""
+    """The same tree; inside `shard_map` all of its leaves vary over all devices over which any of them does."""
+    if not _in_shard_map():
+        return tree
     nothing = jnp.concatenate([jnp.ravel(leaf)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(tree)])
     return jax.tree.map(lambda leaf: leaf + zeros(leaf.shape, leaf.dtype, nothing), tree)
 
 
+def _in_shard_map() -> bool:
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
 def at(steps: Any, t: Any) -> Any:
     """Row t."""
-    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), steps)
+    return jax.tree.map(
+        lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False, allow_negative_indices=False), steps
+    )
 
 
 def put(steps: Any, row: Any, t: Any) -> Any:
     """With row t replaced."""
-    return jax.tree.map(lambda leaf, one: lax.dynamic_update_index_in_dim(leaf, one, t, 0), steps, row)
+    return jax.tree.map(
+        lambda leaf, one: lax.dynamic_update_index_in_dim(leaf, one, t, 0, allow_negative_indices=False), steps, row
+    )

@@ -201,7 +201,7 @@ def test_memory_holds_the_activations_of_one_part():
     def memory(num: int) -> int:
         loss_fn = accumulated(wide_loss, num, "mean")
         run = jax.jit(jax.grad(lambda p, xs: loss_fn(p, xs, key=jax.random.key(0), step=0)[0]))
-        return run.lower(params, jnp.zeros((64, 64, 4))).compile().memory_analysis().temp_size_in_bytes
+        return run.lower(params, jnp.zeros((512, 64, 4))).compile().memory_analysis().temp_size_in_bytes
 
     cell = gru(32)
 
