@@ -1,5 +1,7 @@
 """The rule of gated steps against automatic differentiation of the plain scan, by every transformation."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,6 +27,14 @@ CELLS = {
 CASE = {case.name: case for case in MAIN}["lstm"]
 SCENE = SCENES["all"]
 over_cells = pytest.mark.parametrize("name", CELLS)
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Compiles as users do."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def plain(cell: Cell) -> Cell:
@@ -152,3 +162,22 @@ def test_half_precision_has_gradients_near_those_of_the_plain_scan() -> None:
 def test_cells_that_meet_parameters_in_other_products_keep_the_plain_scan() -> None:
     for cell in (lstm(4, projection=2), lstm(4, layer_norm=True), gru(4, reset="before"), orthogonal_rnn(4)):
         assert not isinstance(cell.step, GatedStep)
+
+
+@pytest.mark.parametrize("output", ["last carry", "sum"])
+def test_constant_gradients_of_all_steps_are_not_made_anew_in_every_turn(output: str, optimised: None) -> None:
+    cell, shape = gru(16), (96, 64, 16)
+    params = cell.init(jax.random.key(0), 3)
+
+    def of(params: Any, xs: Any) -> Any:
+        carry, ys = unroll(cell, params, xs)
+        return carry.sum() if output == "last carry" else ys.sum()
+
+    text = jax.jit(jax.grad(of)).lower(params, jnp.ones((96, 64, 3))).compile().as_text()
+    bodies = set(re.findall(r"body=%([\w.]+)", text))
+    computations = {part.split(" ", 1)[0]: part for part in text.split("\n%")}
+    assert len(bodies) >= 4
+    made = f"f32[{','.join(map(str, shape))}]"
+    for body in bodies:
+        for line in computations[body].splitlines():
+            assert not (f"= {made}" in line and "broadcast" in line), line
