@@ -48,8 +48,8 @@ from matplotlib.figure import Figure
 
 from experiments.claims import at_least, at_most, within
 from experiments.cli import main
-from rnn_jax import dense, lstm, sh_plrnn, stack, tree, unroll
-from rnn_jax.analysis import newton_in_time, power_spectrum_distance, state_space_divergence
+from rnn_jax import Cell, Newton, dense, lstm, sh_plrnn, stack, tree, unroll, unroll_newton
+from rnn_jax.analysis import power_spectrum_distance, state_space_divergence
 from rnn_jax.data.dynamical import LORENZ63_EXPONENT, load_lorenz63
 from rnn_jax.forcing import forced_carry_inputs, forced_unroll, identity, sparse_forcing_mask, with_forced_carry
 from rnn_jax.forcing.strength import anneal_alpha, forced_alpha
@@ -281,8 +281,13 @@ def newton_counts(predict: Predict, params: Any, alphas: jax.Array, data: jax.Ar
     """Iterations of Newton's method in time for forced models, from the data: params [N, ...], alphas [N] -> [N]."""
 
     def count(params: Any, alpha: jax.Array) -> jax.Array:
-        step = lambda state, truth: next_state(predict, params, state, truth, alpha)  # noqa: E731
-        return newton_in_time(step, data[0], data[:-1], data[1:]).iterations
+        def step(params: Any, state: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
+            state = next_state(predict, params, state, truth, alpha)
+            return state, state
+
+        cell = Cell(init=lambda key, size: params, init_carry=lambda params, shape=(): data[0], step=step)
+        method = Newton(max_iters=300, tol=1e-4)
+        return unroll_newton(cell, params, data[:-1], guess=data[1:], method=method)[3].iterations
 
     return np.asarray(jax.jit(jax.vmap(count))(params, alphas))
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from rnn_jax import tree
 from rnn_jax.gated_step import GatedStep, has_rule
-from rnn_jax.products import recurrent
+from rnn_jax.products import align, recurrent
 from rnn_jax.types import Array, Carry, Cell, Params
 
 
@@ -89,10 +89,15 @@ class Parts(NamedTuple):
     Attributes:
         reach: `(params, carry, z) -> hz`, linear in the carry.
         rest: `(params, carry, hz, z) -> (carry, h)`.
+        own: `reach` as if each of `num_units` saw nothing but itself, where `rest` is element-wise; else None. (If it
+            is not so, blocks are wrong, Newton's method may need more iterations, and results are the same.)
+        num_units: how many.
     """
 
     reach: Callable[[Params, Carry, Any], Any]
     rest: Callable[[Params, Carry, Any, Any], tuple[Carry, Any]]
+    own: Callable[[Params, Carry, Any], Any] | None = None
+    num_units: int = 0
 
 
 def parts_of(cell: Cell, params: Params) -> Parts:
@@ -100,16 +105,22 @@ def parts_of(cell: Cell, params: Params) -> Parts:
     step = cell.step
     if not isinstance(step, GatedStep) or not has_rule(step, params):
         return Parts(lambda params, carry, z: (), lambda params, carry, hz, z: step(params, carry, z))
+    num_units, width = step.kernel(step.part(params)).shape
 
     def reach(params: Params, carry: Carry, z: Array) -> Array:
         return recurrent(step.hidden(carry), step.kernel(step.part(params)), z.dtype)
+
+    def own(params: Params, carry: Carry, z: Array) -> Array:
+        h, kernel = step.hidden(carry), step.kernel(step.part(params)).astype(z.dtype)
+        gates = kernel.reshape(num_units, -1, num_units)
+        return jnp.tile(h, gates.shape[1]) * align(jnp.diagonal(gates, axis1=0, axis2=2).ravel(), h)
 
     def rest(params: Params, carry: Carry, hz: Array, z: Array) -> tuple[Carry, Array]:
         params = step.part(params)
         carry = step.after(params, carry, step.gates(params, z.astype(hz.dtype), hz))
         return carry, step.hidden(carry).astype(z.dtype)
 
-    return Parts(reach, rest)
+    return Parts(reach, rest, own, num_units) if width % num_units == 0 else Parts(reach, rest)
 
 
 def entering(given: Given, carries: Carry, fresh: Array | None) -> Carry:
@@ -141,7 +152,7 @@ def block_jacobians(parts: Parts, packed: Packing, given: Given, steps: Steps, s
     """The blocks of the Jacobian of each step by the carry that entered it: [T, *rows, K, d, d].
 
     Rows being independent, one tangent serves all of them. What a unit tangent becomes in the linear part of a step is
-    the same for all steps and computed once.
+    the same for all steps and computed once. Where units meet in the linear part only, one tangent serves all units.
     """
     before = entering(given, packed.unpack(states), steps.fresh)
     hz = jax.vmap(parts.reach, in_axes=(None, 0, 0))(given.params, before, steps.z)
@@ -155,14 +166,22 @@ def block_jacobians(parts: Parts, packed: Packing, given: Given, steps: Steps, s
     push = jax.linearize(step, before, hz)[1]
     first = jax.tree.map(lambda leaf: leaf[0], steps.z)
 
-    def column(unit: Array) -> Array:
-        """What all steps make of one unit tangent [K, d]."""
+    def column(unit: Array, packed: Packing = packed, reach: Any = parts.reach) -> Array:
+        """What all steps make of one tangent [K, d]."""
         carry = packed.unpack(unit)
-        dots = (carry, parts.reach(given.params, carry, first))
+        dots = (carry, reach(given.params, carry, first))
         dots = jax.tree.map(lambda dot, leaf: jnp.broadcast_to(_under(dot, leaf), leaf.shape), dots, (before, hz))
         return packed.pack(push(*dots))
 
     num, size = states.shape[-2:]
+    if packed.num_blocks in (None, parts.num_units) and _is_by_unit(parts, packed):
+        by_unit, per_unit = packed._replace(num_blocks=parts.num_units), num * size // parts.num_units
+        ones = jnp.ones((parts.num_units, 1), states.dtype)
+        columns = [column(ones * unit, by_unit, parts.own) for unit in jnp.eye(per_unit, dtype=states.dtype)[:, None]]
+        blocks = jnp.stack(columns, axis=-1)  # [T, *rows, H, i, j]
+        if packed.num_blocks:
+            return blocks
+        return jnp.swapaxes(jnp.diagonal(blocks, axis1=-2, axis2=-1), -1, -2).reshape(*states.shape, 1)
     units = jnp.eye(num * size, dtype=states.dtype).reshape(-1, num, size)
     if num == 1:
         return jnp.moveaxis(jax.vmap(column)(units), 0, -1)
@@ -173,6 +192,12 @@ def block_jacobians(parts: Parts, packed: Packing, given: Given, steps: Steps, s
     columns = lax.map(within, (units, jnp.repeat(jnp.arange(num), size)), batch_size=16)
     columns = columns.reshape(num, size, *columns.shape[1:])  # [K, j, T, *rows, i]
     return jnp.moveaxis(columns, (0, 1), (-3, -1))
+
+
+def _is_by_unit(parts: Parts, packed: Packing) -> bool:
+    """Whether all units may share a tangent."""
+    shapes = [leaf.shape[len(packed.rows) :] for leaf in jax.tree.leaves(packed.like)]
+    return parts.own is not None and all(shape == (parts.num_units,) for shape in shapes)
 
 
 def _under(dot: Array, leaf: Array) -> Array:
