@@ -1,6 +1,5 @@
 """The ways to run one cell over a sequence. All take and return the same things."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -152,9 +151,6 @@ def run_linear(
     hs = linear_recurrence(a, b, start.carry, reverse=reverse, parallel=parallel)
     ys = blank(sequence.real, cell.readout(params, hs, sequence.xs))
     return Run(carry=hs[0 if reverse else -1], ys=ys, carries=hs if keep else None)
-
-
-run_associative = functools.partial(run_linear, parallel=True)
 
 
 def step_maps(cell: LinearCell, params: Params, sequence: Sequence, start: Start) -> tuple[Array, Array]:
