@@ -23,7 +23,7 @@ from rnn_jax.unroll.jacobians import (
     parts_of,
     sweep,
 )
-from rnn_jax.unroll.run import Run, Sequence, Start, run_associative, run_scan
+from rnn_jax.unroll.run import Run, Sequence, Start, run_linear, run_scan
 from rnn_jax.unroll.strategies import Newton
 
 
@@ -64,8 +64,8 @@ def run_newton(
     if isinstance(cell, LinearCell) or sequence.xs.shape[0] == 0 or not leaves:
         nothing = jnp.zeros(rows, leaves[0].real.dtype if leaves else None)
         info = NewtonInfo(jnp.zeros(rows, jnp.int32), nothing, jnp.ones(rows, bool))
-        if isinstance(cell, LinearCell) and jax.default_backend() != "cpu":
-            return run_associative(cell, params, sequence, start, reverse, keep)._replace(info=info)
+        if isinstance(cell, LinearCell):
+            return run_linear(cell, params, sequence, start, reverse, keep)._replace(info=info)
         return run_scan(stepped, params, sequence, start, reverse, keep)._replace(info=info)
     params = tree.with_per_step(params, sequence.noise)
     steps, guess = Steps(cell.project(params, sequence.xs), sequence.real, sequence.fresh), start.guess
