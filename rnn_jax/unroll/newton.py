@@ -225,8 +225,11 @@ def _refine(
     r: Array,
     method: Newton,
 ) -> Array:
-    """Solves `operator(d) = r` by `d += precondition(r - operator(d))`, or by a walk where that does not converge."""
-    tolerance = _tolerance(method, r)
+    """Solves `operator(d) = r` by `d += precondition(r - operator(d))`, or by a walk where that does not converge.
+
+    The tolerance is one for what is as large as r and d: a gradient of a mean is small everywhere.
+    """
+    tolerance, size = _tolerance(method, r), jnp.abs(r).max(_not_rows(r), keepdims=True)
 
     def unfinished(loop: Any) -> Array:
         turn, _, _, largest = loop
@@ -236,22 +239,31 @@ def _refine(
         turn, d, rest, _ = loop
         d = d + precondition(rest)
         rest = r - operator(d)
-        return turn + 1, d, rest, _largest(rest, d)
+        return turn + 1, d, rest, largest_of(rest, d)
 
-    loop = (jnp.int32(0), jnp.zeros_like(r), r, _largest(r, jnp.zeros_like(r)))
+    def largest_of(rest: Array, d: Array) -> Array:
+        return _largest(rest, d, jnp.where(size > 0, size, 1))
+
+    nothing = jnp.zeros_like(r)
+    loop = (jnp.int32(0), nothing, r, largest_of(r, nothing))
     _, d, _, largest = lax.while_loop(unfinished, improve, loop)
     return lax.cond((largest <= tolerance).all(), lambda: d, lambda: walk(r))
 
 
-def _largest(difference: Array, states: Array) -> Array:
-    """The largest difference of each row, in relation to its states; NaN if there is one."""
-    axes = (0, difference.ndim - 2, difference.ndim - 1)
-    each = jnp.abs(difference) / (1 + jnp.abs(states))
+def _largest(difference: Array, states: Array, size: Array | float = 1.0) -> Array:
+    """The largest `|difference| / (size + |states|)` of each row; NaN if there is one."""
+    axes = _not_rows(difference)
+    each = jnp.abs(difference) / (size + jnp.abs(states))
     return jnp.where(jnp.isnan(each).any(axes), jnp.nan, each.max(axes))  # XLA's fast maximum passes over NaN
 
 
 def _tolerance(method: Newton, states: Array) -> float:
     return method.tol or float(jnp.finfo(states.dtype).eps) ** 0.75
+
+
+def _not_rows(packed: Array) -> tuple[int, int, int]:
+    """The axes of packed carries [T, *rows, K, d] that are not rows."""
+    return 0, packed.ndim - 2, packed.ndim - 1
 
 
 def _over_rows(flags: Array) -> Array:

@@ -123,9 +123,9 @@ def turns_with(shape: tuple[int, ...], cell: Cell) -> set[int]:
     def look(jaxpr: Any) -> None:
         for equation in jaxpr.eqns:
             if equation.primitive.name == "scan":
-                first, count = equation.params["num_consts"], equation.params["num_carry"]
-                handed_on = equation.invars[first : first + count]
-                if any(variable.aval.shape[-2:] == shape for variable in handed_on):
+                body = equation.params["jaxpr"]
+                results = getattr(body, "jaxpr", body).outvars
+                if any(variable.aval.shape[-2:] == shape for variable in results):
                     turns.add(equation.params["length"])
             if equation.primitive.name == "linear_map":
                 leaves, count = [variable.aval for variable in equation.invars], equation.params["count"]

@@ -14,7 +14,7 @@ from test_newton import BY_NAME, SOLVED, compare
 
 from rnn_jax import Cell, elman, gru, lstm, tree
 from rnn_jax.gated_step import GatedStep
-from rnn_jax.unroll import Newton
+from rnn_jax.unroll import Newton, Scan, unroll
 from rnn_jax.unroll.block_recurrence import (
     all_at_once,
     damped_all_at_once,
@@ -26,6 +26,7 @@ from rnn_jax.unroll.block_recurrence import (
 from rnn_jax.unroll.jacobians import Given, Steps, block_jacobians, packing, parts_of
 from rnn_jax.unroll.newton import solve_in_time
 
+DIAGONAL = Newton(jacobian="diagonal")
 RNG = np.random.default_rng(7)
 
 
@@ -48,6 +49,19 @@ def test_the_diagonal_alone_ends_at_the_scan_for_every_cell_walking_backwards(ca
 def test_damping_and_blocks_end_at_the_scan(name: str, method: Newton, x64: None) -> None:
     most = compare(BY_NAME[name], method, reverse=False, scenes=("nothing", "all"))
     assert 1 <= most <= (method.max_iters if method.damping else STEPS)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e7])
+def test_gradients_by_the_diagonal_are_right_however_large_the_loss_is(scale: float) -> None:
+    cell = gru(16)
+    params, xs = cell.init(jax.random.key(0), 8), jax.random.normal(jax.random.key(1), (200, 4, 8))
+
+    def loss(params: Any, method: Any) -> Any:
+        return scale * jnp.square(unroll(cell, params, xs, method=method)[1]).mean()
+
+    got, expected = (jax.jit(jax.grad(loss), static_argnums=1)(params, method) for method in (DIAGONAL, Scan()))
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
 def at_random(case: Case) -> tuple[Any, Any, Any, Any]:
