@@ -8,6 +8,7 @@ from jax import numpy as jnp
 from benchmarks.problems import Problem, Tree
 from benchmarks.programs import Net, Stream
 from rnn_jax import (
+    Auto,
     LinearCell,
     attention_decoder,
     bidirectional,
@@ -32,15 +33,18 @@ from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.compose import DenseParams
 from rnn_jax.forcing import argmax
 from rnn_jax.layers import Directions
+from rnn_jax.unroll import Strategy
 
 PARAMS = {"lstm": LSTMParams, "gru": GRUParams, "gru_before": GRUParams, "elman": ElmanParams, "lru": LRUParams}
 
+AUTO = Auto()
 
-def net(problem: Problem) -> Net:
-    """The network of a problem."""
+
+def net(problem: Problem, method: Strategy = AUTO) -> Net:
+    """The network of a problem; `method` is for single cells."""
     family = problem.case.family
     if family == "diagonal":
-        return _diagonal()
+        return _diagonal(method)
     if family == "bidirectional":
         return _bidirectional(problem)
     if family == "decoder":
@@ -50,7 +54,7 @@ def net(problem: Problem) -> Net:
     cell, params = _cell(family, problem)
 
     def apply(params: Any, inputs: Tree, data: Tree) -> jax.Array:
-        return unroll(cell, params, inputs["xs"])[1]
+        return unroll(cell, params, inputs["xs"], method=method)[1]
 
     return Net(params, apply, _fields)
 
@@ -73,14 +77,14 @@ def _fields(params: Any) -> Tree:
     return {name: value for name, value in params._asdict().items() if value is not None}
 
 
-def _diagonal() -> Net:
+def _diagonal(method: Strategy) -> Net:
     """`h' = a h + b` itself: the factors stand in for parameters."""
 
     def init_carry(params: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         return jnp.zeros((*batch_shape, params.shape[-1]), params.dtype)
 
     cell = LinearCell(init=lambda key, size: None, init_carry=init_carry, elements=lambda params, xs: (params, xs))
-    return Net({}, lambda params, inputs, data: unroll(cell, inputs["a"], inputs["b"])[1], dict)
+    return Net({}, lambda params, inputs, data: unroll(cell, inputs["a"], inputs["b"], method=method)[1], dict)
 
 
 def _bidirectional(problem: Problem) -> Net:

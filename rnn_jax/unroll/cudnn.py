@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from rnn_jax import checks
 from rnn_jax.gated_step import GatedStep, Projection
@@ -84,10 +85,15 @@ def _run_kernel(params: Any, xs: Array, carry: Any, lengths: Array) -> tuple[Any
     from jax.experimental import rnn  # experimental: what does not use it should not depend on it
 
     input_size, hidden_size = params.w_x.shape[0], params.w_h.shape[0]
-    batch_major, blob = jnp.swapaxes(xs, 0, 1), weight_blob(params)
+    batch_major, blob = _row_major(jnp.swapaxes(xs, 0, 1)), weight_blob(params)
     sizes = (input_size, hidden_size, 1, 0.0, False)  # one layer, no dropout, not bidirectional
     hs, h, c = rnn.lstm(batch_major, carry.h[None], carry.c[None], blob, lengths, *sizes)
-    return carry._replace(h=h[0], c=c[0]), jnp.swapaxes(hs, 0, 1)
+    return carry._replace(h=h[0], c=c[0]), jnp.swapaxes(_row_major(hs), 0, 1)
+
+
+def _row_major(leaf: Array) -> Array:
+    """The array, and its gradient, in the order in which the kernel reads them, of which jax does not tell XLA."""
+    return with_layout_constraint(leaf, Layout(major_to_minor=tuple(range(leaf.ndim))))
 
 
 def _is_plain_lstm(cell: Cell) -> bool:

@@ -11,7 +11,6 @@ transpose is replaced by the loop backwards. So every transformation works on it
 derivatives of derivatives.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -24,18 +23,7 @@ from rnn_jax.products import recurrent
 from rnn_jax.types import Array, Carry
 from rnn_jax.unroll.gated_gradient import Bars, Given, Marks, Past, Project, pull_back
 from rnn_jax.unroll.linear_map import linear_map
-from rnn_jax.unroll.walk import Walk, alike, at, put, room
-
-
-def chunk_size(num_steps: int, batch_shape: tuple[int, ...]) -> int:
-    """Steps in a chunk: on a CPU so many that it has some 512 rows, whose gates stay in the cache; elsewhere all.
-
-    A product of fewer rows is slower. If it can be, a number that divides T, so that no part of a chunk is left over.
-    """
-    if jax.default_backend() != "cpu":
-        return num_steps
-    most = min(num_steps, max(8, 512 // max(1, math.prod(batch_shape))))
-    return next((size for size in range(most, most // 2, -1) if num_steps % size == 0), most)
+from rnn_jax.unroll.walk import Walk, alike, at, room
 
 
 def scan_gated(
@@ -93,29 +81,26 @@ def one_step(step: GatedStep, given: Given, before: Carry, z: Array) -> tuple[Ca
 def forward(
     step: GatedStep, project: Project, given: Given, marks: Marks, walk: Walk, *, keep: bool, kept: bool
 ) -> tuple[Carry, Array, Carry | None, Any]:
-    """The result, and what each step keeps for the gradient, by loops that write in place."""
+    """The result, and what each step keeps for the gradient."""
+    start = given.start[0]
     z_like = jax.eval_shape(lambda: project(given.inputs, given.xs)[0])
-    like = jax.eval_shape(lambda z: one_step(step, given, given.start[0], z), z_like)
+
+    def row(after: Carry, more: Any, h: Array) -> tuple[Array | None, Carry | None, Any]:
+        return None if keep else h.astype(z_like.dtype), after if keep else None, more if kept else None
 
     def chunk(state: Any, first: Any, count: int) -> Any:
         zs = project(given.inputs, walk.part(given.xs, first, count))
 
-        def one(state: Any, t: Any, k: Any) -> Any:
-            carry, hs, carries, stored = state
+        def one(carry: Carry, t: Any, k: Any) -> tuple[Carry, Any]:
             before = carry if marks.fresh is None else tree.where(at(marks.fresh, t), given.start[1], carry)
             after, more = one_step(step, given, before, at(zs, k))
             after = after if marks.real is None else tree.where(at(marks.real, t), after, before)
-            hs = hs if keep else put(hs, step.hidden(after).astype(zs.dtype), t)
-            carries = put(carries, after, t) if keep else None
-            return after, hs, carries, put(stored, more, t) if kept else None
+            return after, row(after, more, step.hidden(after))
 
-        return walk.steps(one, state, first, count)
+        return walk.steps(one, *state, first, count, offset=first)
 
-    start, steps = given.start[0], walk.num_steps
-    hs = None if keep else room(jax.ShapeDtypeStruct(step.hidden(start).shape, z_like.dtype), steps, given.xs)
-    carries = room(like[0], steps, given.xs) if keep else None
-    stored = room(like[1], steps, given.xs) if kept else None
-    carry, hs, carries, stored = walk.chunks(chunk, (start, hs, carries, stored))
+    like = jax.eval_shape(lambda z: row(*one_step(step, given, start, z), step.hidden(start)), z_like)
+    carry, (hs, carries, stored) = walk.chunks(chunk, (start, room(like, walk.num_steps, given.xs)))
     return carry, step.hidden(carries).astype(z_like.dtype) if keep else hs, carries, stored
 
 

@@ -11,7 +11,7 @@ from rnn_jax import tree
 from rnn_jax.gated_step import GatedStep
 from rnn_jax.types import Array, Carry, Params
 from rnn_jax.unroll.shards import Shards
-from rnn_jax.unroll.walk import Walk, at, put, room, zeros
+from rnn_jax.unroll.walk import Walk, at, room, zeros
 
 Project = Callable[[Params, Array], Array]
 """`(params, xs) -> zs`, row by row."""
@@ -71,11 +71,10 @@ def pull_back(step: GatedStep, project: Project, past: Past, walk: Walk, bars: B
     transposed = lax.optimization_barrier(given.kernel.astype(z_like.dtype).T)
 
     def chunk(state: Any, first: Any, count: int) -> Any:
-        def one(state: Any, t: Any, k: Any) -> Any:
-            step_bars, rows = _step_back(step, past, walk, bars, transposed, state[0], t)
-            return step_bars, put(state[1], rows, k)
+        def one(step_bars: Any, t: Any, k: Any) -> Any:
+            return _step_back(step, past, walk, bars, transposed, step_bars, t)
 
-        step_bars, (a_bars, hs) = back.steps(one, (state[0], room((a_like, h_like), count, given.xs)), first, count)
+        step_bars, (a_bars, hs) = back.steps(one, state[0], room((a_like, h_like), count, given.xs), first, count)
         rows = shards.rows((a_bars, hs, back.part(given.xs, first, count)))
         *more, xs_bar = shards.each(_products, step, project, given.params, given.inputs)(*rows)
         sums = jax.tree.map(jnp.add, state[1], tuple(more))

@@ -10,7 +10,7 @@ from rnn_jax import tree
 from rnn_jax.gated_step import GatedStep, Projection, has_rule
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, take_x
 from rnn_jax.unroll.borders import blank
-from rnn_jax.unroll.gated import chunk_size, scan_gated
+from rnn_jax.unroll.gated import scan_gated
 from rnn_jax.unroll.gated_gradient import Given, Marks
 from rnn_jax.unroll.linear import linear_recurrence
 from rnn_jax.unroll.walk import Walk
@@ -63,7 +63,7 @@ def run_scan(
         part, xs = step.part(params), project.enter(params, sequence.xs)
         given = Given(step.kernel(part), part, project.part(params), (start.carry, start.initial), xs)
         marks = Marks(sequence.real, sequence.fresh)
-        walk = Walk(num_steps, chunk_size(num_steps, sequence.xs.shape[1:-1]), reverse, unroll)
+        walk = Walk.here(num_steps, sequence.xs.shape[1:-1], reverse, unroll)
         carry, (hs, carries) = scan_gated(step, project.rows, given, marks, walk, keep=keep)
         return Run(carry=carry, ys=blank(sequence.real, cell.readout(params, hs, sequence.xs)), carries=carries)
     zs = cell.project(params, sequence.xs)

@@ -63,13 +63,15 @@ def loss(cell: Cell, **options: Any) -> Any:
     return of
 
 
-@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize(("num_devices", "backend"), [(1, "cpu"), (8, "cpu"), (1, "gpu")])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @over_cells
 def test_values_and_gradients_equal_the_plain_scan(
-    name: str, reverse: bool, num_devices: int, x64: None, monkeypatch: pytest.MonkeyPatch
+    name: str, reverse: bool, num_devices: int, backend: str, x64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "device_count", lambda: num_devices)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    jax.clear_caches()
     cell = CELLS[name]
     assert isinstance(cell.step, GatedStep)
     params, xs = params_of(cell), spoil(make_xs(CASE), real_steps(SCENE))
@@ -79,8 +81,9 @@ def test_values_and_gradients_equal_the_plain_scan(
     assert_close(got, expected, rtol=1e-9)
 
 
-@over_cells
-def test_every_transformation_works(name: str, x64: None) -> None:
+@pytest.mark.parametrize(("name", "backend"), [*((name, "cpu") for name in CELLS), ("gru", "gpu"), ("lstm", "gpu")])
+def test_every_transformation_works(name: str, backend: str, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     cell = CELLS[name]
     params, xs = params_of(cell), make_xs(CASE)
     ours, theirs = loss(cell), loss(plain(cell))
