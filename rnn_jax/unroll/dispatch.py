@@ -1,7 +1,5 @@
 """From a strategy to the function that runs it."""
 
-import jax
-
 from rnn_jax.types import Cell, LinearCell, Params, as_cell
 from rnn_jax.unroll.cudnn import run_cudnn
 from rnn_jax.unroll.newton import run_newton
@@ -9,9 +7,6 @@ from rnn_jax.unroll.recursive import run_recursive
 from rnn_jax.unroll.run import Run, Sequence, Start, run_chunked, run_linear, run_scan
 from rnn_jax.unroll.sharded import run_sharded
 from rnn_jax.unroll.strategies import Associative, Auto, Chunked, Cudnn, Newton, Recursive, Scan, Sharded, Strategy
-
-UNROLL = {"gpu": 16}
-"""Steps in a turn of a loop that `Auto()` takes: the launches of a GPU's loop take longer than its small kernels."""
 
 
 def run(
@@ -31,7 +26,7 @@ def run(
     if isinstance(method, Auto):
         if isinstance(cell, LinearCell):
             return run_linear(cell, params, sequence, start, reverse, keep)
-        method = Scan(unroll=UNROLL.get(jax.default_backend(), 1))
+        method = Scan()
     if isinstance(method, Sharded):
         return run_sharded(cell, params, sequence, start, reverse, keep, mesh=method.mesh, axis=method.axis)
     if isinstance(method, Newton):

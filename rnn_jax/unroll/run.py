@@ -13,7 +13,7 @@ from rnn_jax.unroll.borders import blank
 from rnn_jax.unroll.gated import scan_gated
 from rnn_jax.unroll.gated_gradient import Given, Marks
 from rnn_jax.unroll.linear import linear_recurrence
-from rnn_jax.unroll.walk import Walk
+from rnn_jax.unroll.walk import Walk, steps_in_a_turn
 
 
 class Sequence(NamedTuple):
@@ -50,9 +50,16 @@ class Start(NamedTuple):
 
 
 def run_scan(
-    cell: Cell, params: Params, sequence: Sequence, start: Start, reverse: bool, keep: bool, unroll: int = 1
+    cell: Cell,
+    params: Params,
+    sequence: Sequence,
+    start: Start,
+    reverse: bool,
+    keep: bool,
+    unroll: int | None = None,
 ) -> Run:
     """Projects all steps, scans, reads all steps out. The definition that the others must equal."""
+    unroll = unroll or steps_in_a_turn()
     params = tree.with_per_step(params, sequence.noise)
     known = all(isinstance(size, int) for size in sequence.xs.shape) and sequence.xs.shape[0] > 0  # may be exported
     if isinstance(cell.step, GatedStep) and has_rule(cell.step, params) and known:

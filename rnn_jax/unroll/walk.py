@@ -11,6 +11,11 @@ from jax import lax
 from rnn_jax.types import Array
 
 
+def steps_in_a_turn() -> int:
+    """How many steps a loop of the default backend best has in one turn."""
+    return 16 if jax.default_backend() == "gpu" else 1
+
+
 class Walk(NamedTuple):
     """An order of steps.
 

@@ -117,7 +117,7 @@ def test_strategies_are_values() -> None:
     assert Chunked(4) == Chunked(4)
     assert hash(Chunked(4)) == hash(Chunked(4))
     assert Chunked(4) != Chunked(4, remat=False)
-    assert Scan() == Scan(unroll=1)
+    assert Scan() == Scan(unroll=None) != Scan(unroll=1)
     assert Auto() == Auto()
     assert Associative() != Auto()
     cell, traces = lru(4), []
