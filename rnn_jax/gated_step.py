@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from rnn_jax.products import MaskedKernel, recurrent
 from rnn_jax.types import Array, Carry, Params, take_x
 
-__all__ = ["GatedStep", "Projection", "Rule", "add_gates", "has_rule", "take_all", "whole_carry"]
+__all__ = ["GatedStep", "Projection", "Rule", "add_gates", "has_rule", "take_all", "take_none", "whole_carry"]
 
 
 def add_gates(params: Params, z: Array, hz: Array) -> Array:
@@ -23,6 +23,12 @@ def whole_carry(carry: Carry) -> Array:
 def take_all(params: Params) -> Params:
     """The default `part`: all parameters."""
     return params
+
+
+def take_none(params: Params) -> Params:
+    """The `part` of what needs no parameters."""
+    del params
+    return ()
 
 
 class Rule(NamedTuple):
@@ -75,12 +81,12 @@ class GatedStep(NamedTuple):
     it is an ordinary step.
 
     Attributes:
-        kernel: `(params) -> W` [H, G], or a `MaskedKernel`.
+        kernel: `(params) -> W` [H, G], or a `MaskedKernel`, of all parameters.
         after: `(params, carry, a) -> carry`.
         hidden: `(carry) -> h` [*batch, H], a leaf of the carry, and the output.
         gates: `(params, z, hz) -> a`, affine: a sum of what depends on one of the three. z and hz have the dtype of h.
         rule: of `after`, where it needs no parameters. Without it the derivative of `after` is taken by jax.
-        part: `(params) -> params` that the other functions know.
+        part: `(params) -> params` that `after` and `gates` know; the less, the less there is to compile.
     """
 
     kernel: Callable[[Params], Any]
@@ -92,16 +98,18 @@ class GatedStep(NamedTuple):
 
     def __call__(self, params: Params, carry: Carry, z: Array) -> tuple[Carry, Array]:
         """One step."""
-        params = self.part(params)
         hz = recurrent(self.hidden(carry), self.kernel(params), z.dtype)
+        params = self.part(params)
         carry = self.after(params, carry, self.gates(params, z.astype(hz.dtype), hz))
         return carry, self.hidden(carry).astype(z.dtype)
 
     def of_part(self, part: Callable[[Params], Params]) -> "GatedStep":
         """The step for parameters of which it takes a part."""
-        return self._replace(part=lambda params: self.part(part(params)))
+        return self._replace(
+            kernel=lambda params: self.kernel(part(params)), part=lambda params: self.part(part(params))
+        )
 
 
 def has_rule(step: GatedStep, params: Params) -> bool:
     """Whether the scan of a step with these parameters has a gradient of its own: all but masked kernels have."""
-    return not isinstance(step.kernel(step.part(params)), MaskedKernel)
+    return not isinstance(step.kernel(params), MaskedKernel)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, Projection, Rule
+from rnn_jax.gated_step import GatedStep, Projection, Rule, take_none
 from rnn_jax.initializers import Gate, KernelInit, identity, lecun_normal, normal, orthogonal
 from rnn_jax.products import MaskedKernel, affine
 from rnn_jax.tree import wide
@@ -75,8 +75,9 @@ def elman(
         return affine(xs, params.w_x, params.b)
 
     rule = Rule(lambda carry, a: (jnp.tanh(a), ()), _pull_tanh) if activation is jnp.tanh else None
-    step = GatedStep(lambda params: params.w_h, lambda params, carry, a: activation(a), rule=rule)
-    return Cell(init=init, init_carry=init_carry, step=step, project=Projection(project))
+    step = GatedStep(lambda params: params.w_h, lambda params, carry, a: activation(a), rule=rule, part=take_none)
+    rows = Projection(project, lambda params: params._replace(w_h=None))
+    return Cell(init=init, init_carry=init_carry, step=step, project=rows)
 
 
 def _pull_tanh(kept: Any, before: Array, after: Array, bar: Array) -> tuple[Array, Array]:

@@ -105,9 +105,11 @@ def gru(
         lambda params, carry, a: _reset_after(carry, a)[0],
         gates=side_by_side,
         rule=Rule(_reset_after, _pull_reset_after),
+        part=lambda params: params._replace(w_x=None, w_h=None, b=None),
     )
     step = reset_before if reset == "before" else gated
-    return Cell(init=init, init_carry=init_carry, step=step, project=Projection(project))
+    rows = Projection(project, lambda params: params._replace(w_h=None, b_hn=None))
+    return Cell(init=init, init_carry=init_carry, step=step, project=rows)
 
 
 def _reset_after(carry: Array, a: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array, Array, Array]]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, Projection, Rule
+from rnn_jax.gated_step import GatedStep, Projection, Rule, take_none
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -167,9 +167,11 @@ def lstm(
         (lambda params, carry, a: _plain(carry, a)[0]) if plain else after,
         lambda carry: carry.h,
         rule=Rule(_plain, _pull_plain) if plain else None,
+        part=take_none if plain else lambda params: params._replace(w_x=None, w_h=None, b=None),
     )
     step = with_products if projection or layer_norm else gated
-    return Cell(init=init, init_carry=init_carry, step=step, project=Projection(project))
+    rows = Projection(project, lambda params: params._replace(w_h=None, w_peephole=None, w_projection=None))
+    return Cell(init=init, init_carry=init_carry, step=step, project=rows)
 
 
 _norm = layer_norm  # the option of the constructor has the same name

@@ -12,7 +12,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from rnn_jax import checks
 from rnn_jax.gated_step import GatedStep, Projection
 from rnn_jax.tree import expand, where
-from rnn_jax.types import Array, Cell, LinearCell, Params
+from rnn_jax.types import Array, Cell, LinearCell, Params, take_x
 from rnn_jax.unroll.borders import blank
 from rnn_jax.unroll.run import Run, Sequence, Start, run_scan
 
@@ -105,9 +105,10 @@ def _is_plain_lstm(cell: Cell) -> bool:
 
     rule = cell.step.rule if isinstance(cell.step, GatedStep) else None
     project = cell.project
-    if rule is None or not isinstance(project, Projection) or project != Projection(project.rows):
+    if rule is None or not isinstance(project, Projection) or project.enter is not take_x:
         return False
-    return is_lstm(rule.forward, "_plain") and is_lstm(project.rows, "lstm.<locals>.project")
+    made_by = {"_plain": rule.forward, "lstm.<locals>.project": project.rows, "lstm.<locals>.<lambda>": project.part}
+    return all(is_lstm(function, name) for name, function in made_by.items())
 
 
 def _check_call(params: Params, sequence: Sequence, start: Start, keep: bool) -> None:

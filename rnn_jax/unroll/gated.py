@@ -97,7 +97,8 @@ def forward(
             after = after if marks.real is None else tree.where(at(marks.real, t), after, before)
             return after, row(after, more, step.hidden(after))
 
-        return walk.steps(one, *state, first, count, offset=first)
+        carry, arrays = state
+        return walk.steps(one, carry, arrays, first, count, offset=first)
 
     like = jax.eval_shape(lambda z: row(*one_step(step, given, start, z), step.hidden(start)), z_like)
     carry, (hs, carries, stored) = walk.chunks(chunk, (start, room(like, walk.num_steps, given.xs)))

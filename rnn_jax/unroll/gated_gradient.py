@@ -74,7 +74,8 @@ def pull_back(step: GatedStep, project: Project, past: Past, walk: Walk, bars: B
         def one(step_bars: Any, t: Any, k: Any) -> Any:
             return _step_back(step, past, walk, bars, transposed, step_bars, t)
 
-        step_bars, (a_bars, hs) = back.steps(one, state[0], room((a_like, h_like), count, given.xs), first, count)
+        step_bars, a_bars = back.steps(one, state[0], room(a_like, count, given.xs), first, count)
+        hs = _all_entering(step, past, walk, first, count)
         rows = shards.rows((a_bars, hs, back.part(given.xs, first, count)))
         *more, xs_bar = shards.each(_products, step, project, given.params, given.inputs)(*rows)
         sums = jax.tree.map(jnp.add, state[1], tuple(more))
@@ -110,9 +111,21 @@ def _entering(past: Past, walk: Walk, t: Any) -> Carry:
     return before if past.marks.fresh is None else tree.where(at(past.marks.fresh, t), initial, before)
 
 
+def _all_entering(step: GatedStep, past: Past, walk: Walk, first: Any, count: int) -> Array:
+    """The h that entered each step of a chunk."""
+    start, initial = (step.hidden(carry) for carry in past.given.start)
+    hs, last = step.hidden(past.carries), walk.num_steps - 1
+    border = first + count if walk.reverse else first - 1
+    before = jnp.where((border < 0) | (border > last), start, at(hs, jnp.clip(border, 0, last)))[None]
+    inside = lax.dynamic_slice_in_dim(hs, first + int(walk.reverse), count - 1, allow_negative_indices=False)
+    hs = jnp.concatenate([inside, before] if walk.reverse else [before, inside])
+    fresh = past.marks.fresh
+    return hs if fresh is None else jnp.where(tree.expand(walk.part(fresh, first, count), hs), initial[None], hs)
+
+
 def _step_back(
     step: GatedStep, past: Past, walk: Walk, bars: Bars, transposed: Array, state: tuple[Carry, Carry, Params], t: Any
-) -> tuple[tuple[Carry, Carry, Params], tuple[Any, Array]]:
+) -> tuple[tuple[Carry, Carry, Params], Any]:
     """One step of the loop backwards.
 
     Args:
@@ -122,7 +135,7 @@ def _step_back(
         t: the step.
 
     Returns:
-        the state before the step, and for the products of the chunk the gradient by a, and the h that entered.
+        the state before the step, and the gradient by a.
     """
     carry_bar, initial_bar, params_bar = state
     params, (real, fresh) = past.given.params, past.marks
@@ -151,7 +164,7 @@ def _step_back(
     if fresh is not None:
         initial_bar = jax.tree.map(jnp.add, initial_bar, tree.where(at(fresh, t), before_bar, nothing))
         before_bar = tree.where(at(fresh, t), nothing, before_bar)
-    return (before_bar, initial_bar, params_bar), (a_bar, hidden)
+    return (before_bar, initial_bar, params_bar), a_bar
 
 
 def _products(

@@ -105,13 +105,13 @@ def parts_of(cell: Cell, params: Params) -> Parts:
     step = cell.step
     if not isinstance(step, GatedStep) or not has_rule(step, params):
         return Parts(lambda params, carry, z: (), lambda params, carry, hz, z: step(params, carry, z))
-    num_units, width = step.kernel(step.part(params)).shape
+    num_units, width = step.kernel(params).shape
 
     def reach(params: Params, carry: Carry, z: Array) -> Array:
-        return recurrent(step.hidden(carry), step.kernel(step.part(params)), z.dtype)
+        return recurrent(step.hidden(carry), step.kernel(params), z.dtype)
 
     def own(params: Params, carry: Carry, z: Array) -> Array:
-        h, kernel = step.hidden(carry), step.kernel(step.part(params)).astype(z.dtype)
+        h, kernel = step.hidden(carry), step.kernel(params).astype(z.dtype)
         gates = kernel.reshape(num_units, -1, num_units)
         return jnp.tile(h, gates.shape[1]) * align(jnp.diagonal(gates, axis1=0, axis2=2).ravel(), h)
 

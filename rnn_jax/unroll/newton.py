@@ -1,7 +1,7 @@
 """`Newton()`: all steps at once. The solution of `h_t = step(h_{t-1}, x_t)` by Newton's method, and its derivative."""
 
+import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,21 @@ class NewtonInfo(NamedTuple):
     converged: Array
 
 
+def in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with products in the dtype of their factors, unless the user has chosen otherwise.
+
+    A GPU makes those of float32 in TF32, which rounds iterates by 1e-3: they would not come closer to the solution.
+    """
+
+    @functools.wraps(function)
+    def of(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision(getattr(jax.config, "jax_default_matmul_precision", None) or "highest"):
+            return function(*args, **kwargs)
+
+    return of
+
+
+@in_full_precision
 def run_newton(
     cell: Cell | LinearCell,
     params: Params,
@@ -58,27 +73,6 @@ def run_newton(
     Raises:
         ValueError: the step has no forward-mode derivative, or blocks do not divide the carry.
     """
-    with full_precision():
-        return _run_newton(cell, params, sequence, start, reverse, keep, method)
-
-
-def full_precision() -> AbstractContextManager[None]:
-    """Products in the dtype of their factors, unless the user has chosen otherwise.
-
-    A GPU makes those of float32 in TF32, which rounds iterates by 1e-3: they would not come closer to the solution.
-    """
-    return jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest")
-
-
-def _run_newton(
-    cell: Cell | LinearCell,
-    params: Params,
-    sequence: Sequence,
-    start: Start,
-    reverse: bool,
-    keep: bool,
-    method: Newton,
-) -> Run:
     batch_shape = sequence.xs.shape[1:-1]
     stepped = as_cell(cell) if isinstance(cell, LinearCell) else cell
     rows = batch_shape[: len(batch_shape) - stepped.spatial_axes]
@@ -150,7 +144,7 @@ def solve_in_time(
         return lax.cond(info.converged.all(), lambda: states, scanned), info
 
     @solve.defjvp
-    @full_precision()  # jax may call it later
+    @in_full_precision  # jax may call it later
     def _(primals: tuple[Given, Steps, Array], tangents: tuple[Given, Steps, Array]) -> Any:
         given, steps, _ = primals
         states, info = solve(*primals)

@@ -67,10 +67,10 @@ def run_scan(
         if not isinstance(project, Projection):
             all_zs = project(params, sequence.xs)
             project = Projection(take_x, enter=lambda params, xs: all_zs)
-        part, xs = step.part(params), project.enter(params, sequence.xs)
-        given = Given(step.kernel(part), part, project.part(params), (start.carry, start.initial), xs)
+        xs = project.enter(params, sequence.xs)
+        given = Given(step.kernel(params), step.part(params), project.part(params), (start.carry, start.initial), xs)
         marks = Marks(sequence.real, sequence.fresh)
-        walk = Walk.here(num_steps, sequence.xs.shape[1:-1], reverse, unroll)
+        walk = Walk.here(num_steps, sequence.xs.shape[1:-1], given.kernel.shape[-1], reverse, unroll)
         carry, (hs, carries) = scan_gated(step, project.rows, given, marks, walk, keep=keep)
         return Run(carry=carry, ys=blank(sequence.real, cell.readout(params, hs, sequence.xs)), carries=carries)
     zs = cell.project(params, sequence.xs)

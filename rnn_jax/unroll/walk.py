@@ -10,6 +10,9 @@ from jax import lax
 
 from rnn_jax.types import Array
 
+SHORT = 1_700_000
+"""So many gates of all steps together a sequence may have to be one chunk: 7 MB in float32."""
+
 
 def steps_in_a_turn() -> int:
     """How many steps a loop of the default backend best has in one turn."""
@@ -34,16 +37,19 @@ class Walk(NamedTuple):
     in_place: bool = True
 
     @classmethod
-    def here(cls, num_steps: int, batch_shape: tuple[int, ...], reverse: bool, unroll: int) -> "Walk":
+    def here(cls, num_steps: int, batch_shape: tuple[int, ...], num_gates: int, reverse: bool, unroll: int) -> "Walk":
         """As it is fastest on the default backend.
 
-        On a CPU in chunks of some 512 rows, whose gates stay in the cache; a product of fewer rows is slower. If it can
-        be, a number of steps that divides T, so that no part of a chunk is left over. Elsewhere in one chunk: what
-        takes the time on a GPU is the number of kernels, and each row that is written by itself is one.
+        On a CPU a long sequence goes in chunks of some 512 rows, whose gates stay in the cache; a product of fewer rows
+        is slower. If it can be, a chunk has a number of steps that divides T, so that no part of one is left over. A
+        sequence whose gates fit into the cache as a whole is one chunk, which compiles in two thirds of the time.
+        Elsewhere it is one in any case: what takes the time on a GPU is the number of kernels, and each row that is
+        written by itself is one.
         """
-        if jax.default_backend() != "cpu":
+        num_rows = math.prod(batch_shape)
+        if jax.default_backend() != "cpu" or num_steps * num_rows * num_gates <= SHORT:
             return cls(num_steps, num_steps, reverse, unroll, in_place=False)
-        most = min(num_steps, max(8, 512 // max(1, math.prod(batch_shape))))
+        most = min(num_steps, max(8, 512 // max(1, num_rows)))
         size = next((size for size in range(most, most // 2, -1) if num_steps % size == 0), most)
         return cls(num_steps, size, reverse, unroll)
 

@@ -15,6 +15,7 @@ from rnn_jax.dropout import with_dropout
 from rnn_jax.gated_step import GatedStep
 from rnn_jax.types import Cell
 from rnn_jax.unroll import Chunked, Scan, unroll, unroll_carries
+from rnn_jax.unroll.walk import Walk
 
 CELLS = {
     "elman": elman(5),
@@ -63,15 +64,23 @@ def loss(cell: Cell, **options: Any) -> Any:
     return of
 
 
-@pytest.mark.parametrize(("num_devices", "backend"), [(1, "cpu"), (8, "cpu"), (1, "gpu")])
+def walk_in(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
+    """Chunks of `size` steps, as for long sequences on a CPU; None is as it would be on a GPU."""
+    if size is None:
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    else:
+        monkeypatch.setattr(Walk, "here", lambda num_steps, *_: Walk(num_steps, size, *_[2:]))
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(("num_devices", "size"), [(1, 6), (1, 2), (8, 4), (1, 1), (1, None)])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @over_cells
 def test_values_and_gradients_equal_the_plain_scan(
-    name: str, reverse: bool, num_devices: int, backend: str, x64: None, monkeypatch: pytest.MonkeyPatch
+    name: str, reverse: bool, num_devices: int, size: int | None, x64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "device_count", lambda: num_devices)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    jax.clear_caches()
+    walk_in(monkeypatch, size)
     cell = CELLS[name]
     assert isinstance(cell.step, GatedStep)
     params, xs = params_of(cell), spoil(make_xs(CASE), real_steps(SCENE))
@@ -81,9 +90,9 @@ def test_values_and_gradients_equal_the_plain_scan(
     assert_close(got, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("name", "backend"), [*((name, "cpu") for name in CELLS), ("gru", "gpu"), ("lstm", "gpu")])
-def test_every_transformation_works(name: str, backend: str, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+@pytest.mark.parametrize(("name", "size"), [*((name, 4) for name in CELLS), ("gru", 6), ("lstm", None)])
+def test_every_transformation_works(name: str, size: int | None, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk_in(monkeypatch, size)
     cell = CELLS[name]
     params, xs = params_of(cell), make_xs(CASE)
     ours, theirs = loss(cell), loss(plain(cell))
@@ -117,9 +126,9 @@ def test_other_strategies_take_the_rule_as_well(method: Any, x64: None) -> None:
     assert_close(got, jax.grad(loss(plain(CELLS["gru"])))(params, xs), rtol=1e-9)
 
 
-def turns_with(shape: tuple[int, ...], cell: Cell) -> set[int]:
+def turns_with(shape: tuple[int, ...], cell: Cell, num_rows: int) -> set[int]:
     """The numbers of turns of those loops of the gradient that hand on an array of this shape."""
-    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((96, 64, 3))
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((96, num_rows, 3))
     jaxpr = jax.make_jaxpr(jax.grad(lambda p: unroll(cell, p, xs)[1].sum()))(params)
     turns = set()
 
@@ -145,9 +154,10 @@ def turns_with(shape: tuple[int, ...], cell: Cell) -> set[int]:
     "cell", [elman(16), gru(16), lstm(16), with_dropout(lstm(16), inputs=0.1)], ids=["elman", "gru", "lstm", "dropout"]
 )
 def test_the_gradient_of_the_kernel_is_added_up_once_a_chunk(cell: Cell) -> None:
-    shape = cell.step.kernel(cell.step.part(cell.init(jax.random.key(0), 3))).shape
-    assert turns_with(shape, cell) == {96 // 8}
-    assert turns_with(shape, plain(cell)) == {96}
+    shape = cell.step.kernel(cell.init(jax.random.key(0), 3)).shape
+    assert turns_with(shape, cell, 2000) == {96 // 8}
+    assert turns_with(shape, plain(cell), 2000) == {96}
+    assert turns_with(shape, cell, 8) == set()  # once in all
 
 
 def test_half_precision_has_gradients_near_those_of_the_plain_scan() -> None:
@@ -167,8 +177,12 @@ def test_cells_that_meet_parameters_in_other_products_keep_the_plain_scan() -> N
         assert not isinstance(cell.step, GatedStep)
 
 
+@pytest.mark.parametrize(("size", "num_loops"), [(96, 2), (8, 4)])
 @pytest.mark.parametrize("output", ["last carry", "sum"])
-def test_constant_gradients_of_all_steps_are_not_made_anew_in_every_turn(output: str, optimised: None) -> None:
+def test_constant_gradients_of_all_steps_are_not_made_anew_in_every_turn(
+    output: str, size: int, num_loops: int, optimised: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk_in(monkeypatch, size)
     cell, shape = gru(16), (96, 64, 16)
     params = cell.init(jax.random.key(0), 3)
 
@@ -179,7 +193,7 @@ def test_constant_gradients_of_all_steps_are_not_made_anew_in_every_turn(output:
     text = jax.jit(jax.grad(of)).lower(params, jnp.ones((96, 64, 3))).compile().as_text()
     bodies = set(re.findall(r"body=%([\w.]+)", text))
     computations = {part.split(" ", 1)[0]: part for part in text.split("\n%")}
-    assert len(bodies) >= 4
+    assert len(bodies) >= num_loops
     made = f"f32[{','.join(map(str, shape))}]"
     for body in bodies:
         for line in computations[body].splitlines():

@@ -2,6 +2,7 @@
 slow ones.
 """
 
+import re
 from typing import Any
 
 import jax
@@ -62,6 +63,20 @@ def test_gradients_by_the_diagonal_are_right_however_large_the_loss_is(scale: fl
     got, expected = (jax.jit(jax.grad(loss), static_argnums=1)(params, method) for method in (DIAGONAL, Scan()))
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_products_are_in_full_precision_unless_the_user_says_otherwise() -> None:
+    cell = gru(4)
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((7, 2, 3))
+
+    def precisions() -> set[str]:
+        jax.clear_caches()
+        program = jax.jit(jax.grad(jax.jit(lambda p: unroll(cell, p, xs, method=Newton())[1].sum())))
+        return set(re.findall(r"precision = \[(\w+), ", program.lower(params).as_text()))
+
+    assert precisions() == {"HIGHEST"}
+    with jax.default_matmul_precision("high"):
+        assert precisions() == {"HIGH"}
 
 
 def at_random(case: Case) -> tuple[Any, Any, Any, Any]:
