@@ -10,8 +10,8 @@ from jax import lax
 
 from rnn_jax.types import Array
 
-SHORT = 1_700_000
-"""So many gates of all steps together a sequence may have to be one chunk: 7 MB in float32."""
+SHORT = 256, 1_700_000
+"""So many steps, and gates of all of them together, a sequence may have to be one chunk: 7 MB in float32."""
 
 
 def steps_in_a_turn() -> int:
@@ -47,7 +47,8 @@ class Walk(NamedTuple):
         written by itself is one.
         """
         num_rows = math.prod(batch_shape)
-        if jax.default_backend() != "cpu" or num_steps * num_rows * num_gates <= SHORT:
+        short = num_steps <= SHORT[0] and num_steps * num_rows * num_gates <= SHORT[1]
+        if short or jax.default_backend() != "cpu":
             return cls(num_steps, num_steps, reverse, unroll, in_place=False)
         most = min(num_steps, max(8, 512 // max(1, num_rows)))
         size = next((size for size in range(most, most // 2, -1) if num_steps % size == 0), most)
