@@ -11,7 +11,7 @@ flax linen and nnx, dm-haiku, equinox, and Keras 3 on its JAX backend:
     .venv-peers/bin/pip install -c constraints.txt -e ".[dev,interop]" dm-haiku equinox keras
 
 Writes `results.json` and `table.md` after every measurement, and `ratios.png` at the end, so that what an interrupted
-run had is kept. On a GPU everything runs there if JAX and torch find one (not verified).
+run had is kept. For a GPU there is `python -m benchmarks.on_gpu`.
 """
 
 import argparse

@@ -25,6 +25,7 @@ from rnn_jax.training import (
     Interrupted,
     agree,
     is_writer,
+    keep_memory,
     read_metrics,
     start_processes,
     use_cores,
@@ -106,6 +107,7 @@ def main(
     config, options = _parse(config_type, smoke, name, inspect.getmodule(run), args)
     if options.distributed and options.cores is not None:
         raise SystemExit("error: --cores is for one process; with --distributed set JAX_NUM_CPU_DEVICES for each")
+    keep_memory()
     if options.distributed:
         start_processes()
     else:

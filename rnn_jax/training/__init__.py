@@ -14,6 +14,7 @@ from rnn_jax.training.ledger import Row
 from rnn_jax.training.logging import RunLog, read_metrics, run_logger
 from rnn_jax.training.loop import FitInfo, describe_fit, fit
 from rnn_jax.training.many import create_states, make_train_steps, seed_keys
+from rnn_jax.training.memory import keep_memory
 from rnn_jax.training.mesh import data_mesh, local_rows, make_mesh
 from rnn_jax.training.precision import in_precision
 from rnn_jax.training.processes import agree, by_writer, is_writer, start_processes
@@ -65,6 +66,7 @@ __all__ = [
     "gathered",
     "in_precision",
     "is_writer",
+    "keep_memory",
     "load_post_mortem",
     "local_rows",
     "make_evaluate",

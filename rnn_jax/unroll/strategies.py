@@ -204,8 +204,8 @@ class Cudnn:
     Takes `carry`, `lengths`, `mask` and `reverse`, and is differentiated once, in reverse mode; the kernel has no `jvp`
     and no `vmap`. In a `stack`, layers without a carry are run as always.
 
-    Not verified on a GPU: on the CPU its inputs and outputs are tested around jax's reference of the kernel. A program
-    with it cannot be lowered where there is no GPU, not even by `jax.export`: jax asks cuDNN for the size of a buffer.
+    A program with it cannot be lowered where there is no GPU, not even by `jax.export`: jax asks cuDNN for the size of
+    a buffer. On an H200 it was slower than `Auto()` at every size measured (docs/strategies.md).
 
     Raises:
         ValueError: from `unroll`, for other cells, options and wrappers of `lstm`, `resets`, other dtypes,
@@ -221,12 +221,7 @@ class Auto:
     """The fastest way that works for whatever is asked of `unroll`.
 
     A `LinearCell` is run by `Scan()` on a CPU and by `Associative()` on a GPU or TPU, a cell that is not linear by
-    `Scan()` everywhere, and a cell without a carry without a loop.
-
-    | | CPU | GPU, TPU |
-    |---|---|---|
-    | `LinearCell` | `Scan()` | `Associative()` |
-    | any other cell | `Scan()` | `Scan()` |
+    `Scan()` everywhere (on a GPU with 16 steps in a turn of its loop), and a cell without a carry without a loop.
 
     Notes:
         Linear, on a CPU: an associative scan moves the sequence through memory some log T times. Linear, elsewhere: a
@@ -234,8 +229,9 @@ class Auto:
         Not linear: `Newton()` is faster only where the cell forgets and T is large, which nothing but a trial can tell;
         `Cudnn()` has no `jvp`, no `vmap` and no second derivative.
 
-        The platform is the one that the program is lowered for, not the default one: `jax.export` for several platforms
-        has a way for each. What is said of GPUs and TPUs was not measured.
+        For linear cells the platform is the one that the program is lowered for: `jax.export` for several platforms has
+        a way for each. How many steps a turn of a loop has depends on the default backend. Measured on a CPU and a
+        GPU, not on a TPU.
     """
 
 
