@@ -13,8 +13,8 @@ def keep_memory() -> bool:
     """Makes the C library keep memory that is freed for what is allocated next, where that is glibc.
 
     A compiled program allocates its temporaries at every call. On a CPU glibc takes large ones from the system, page by
-    page of zeros, and gives them back: up to a sixth of the time of a large training step. After this the process holds as
-    much as it has ever used at once. Call it before JAX makes its first array; arrays on other devices are not
+    page of zeros, and gives them back: up to a sixth of the time of a large training step. After this the process holds
+    as much as it has ever used at once. Call it before JAX makes its first array; arrays on other devices are not
     concerned.
 
     Returns:
