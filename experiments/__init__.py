@@ -2,7 +2,8 @@
 
 An experiment module holds a docstring card (its first line is the question), a frozen dataclass
 `Config` with every default, `SMOKE` (a `Config` that finishes in seconds), `CLAIMS` (a tuple of
-`experiments.claims.Claim`), `run(config, run_dir) -> metrics`, and ends with
+`experiments.claims.Claim`), `run(config, run_dir) -> metrics`, where publications have other sizes `PRESETS`
+(instances of `Config` by name, for `--preset paper`), and ends with
 
     if __name__ == "__main__":
         main(Config, run, smoke=SMOKE, claims=CLAIMS)

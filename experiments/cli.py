@@ -45,6 +45,8 @@ class Options:
 
     smoke: bool = False
     """Start from tiny sizes that finish in seconds; other flags still override."""
+    preset: str | None = None
+    """Start from a configuration that the experiment has under this name, such as paper; other flags still override."""
     run_root: Path = Path("runs")
     """Directory under which the run directory is made."""
     resume: Path | None = None
@@ -61,6 +63,7 @@ def main(
     *,
     smoke: Any,
     claims: Sequence[Claim] = (),
+    presets: Mapping[str, Any] = {},
     args: Sequence[str] | None = None,
 ) -> Path:
     """Runs an experiment from the command line.
@@ -78,6 +81,7 @@ def main(
         name of the module it is defined in.
       smoke: the instance of `config_type` that `--smoke` starts from.
       claims: what the experiment says about its metrics.
+      presets: instances of `config_type` that `--preset NAME` starts from; "paper" has the sizes of the publication.
       args: the command line without the program; `sys.argv[1:]` if None.
 
     Returns:
@@ -85,8 +89,8 @@ def main(
 
     Raises:
       SystemExit: code 75 where the run was told to stop by SIGTERM or SIGINT and saved; code 1 with a sentence where
-        a directory or file cannot be read or written, or `--resume` comes with other settings.
-      ValueError: `config_type` or `smoke` is not what it must be, or a metric is not plain data.
+        a directory or file cannot be read or written, there is no such preset, or `--resume` comes with other settings.
+      ValueError: `config_type`, `smoke` or a preset is not what it must be, or a metric is not plain data.
 
     Example:
       >>> import tempfile
@@ -102,9 +106,9 @@ def main(
       >>> json.loads((run_dir / "result.json").read_text())["metrics"]
       {'double': 8}
     """
-    _check_types(config_type, smoke)
+    _check_types(config_type, {"smoke": smoke, **{f"presets[{name!r}]": preset for name, preset in presets.items()}})
     name = Path(inspect.getfile(run)).stem
-    config, options = _parse(config_type, smoke, name, inspect.getmodule(run), args)
+    config, options = _parse(config_type, smoke, presets, name, inspect.getmodule(run), args)
     if options.distributed and options.cores is not None:
         raise SystemExit("error: --cores is for one process; with --distributed set JAX_NUM_CPU_DEVICES for each")
     keep_memory()
@@ -169,8 +173,10 @@ def _start(environment: Path) -> float:
     return datetime.datetime.fromisoformat(text).timestamp()
 
 
-def _parse(config_type: type, smoke: Any, name: str, module: Any, args: Sequence[str] | None) -> tuple[Any, Options]:
-    """Parses twice: once to see `--smoke`, then with the default configuration it asks for."""
+def _parse(
+    config_type: type, smoke: Any, presets: Mapping[str, Any], name: str, module: Any, args: Sequence[str] | None
+) -> tuple[Any, Options]:
+    """Parses twice: once to see `--smoke` or `--preset`, then with the default configuration it asks for."""
 
     def parse(default: Any) -> Any:
         command = dataclasses.make_dataclass(
@@ -185,6 +191,13 @@ def _parse(config_type: type, smoke: Any, name: str, module: Any, args: Sequence
         return tyro.cli(command, prog=f"python -m experiments.{name}", description=description, args=args)
 
     parsed = parse(config_type())
+    preset = parsed.options.preset
+    if preset is not None:
+        if preset not in presets:
+            raise SystemExit(f"error: --preset must be one of {sorted(presets)}, got {preset!r}")
+        if parsed.options.smoke or parsed.options.resume is not None:
+            raise SystemExit("error: --preset is for a new run and cannot be had with --smoke or --resume")
+        parsed = parse(presets[preset])
     if parsed.options.resume is not None:
         return _parse_resumed(config_type, name, parsed.options.resume, parse)
     if parsed.options.smoke:
@@ -212,7 +225,7 @@ def _parse_resumed(config_type: type, name: str, run_dir: Path, parse: Callable[
     return config, dataclasses.replace(parsed.options, smoke=options["smoke"], resume=run_dir)
 
 
-def _check_types(config_type: type, smoke: Any) -> None:
+def _check_types(config_type: type, instances: Mapping[str, Any]) -> None:
     """A configuration without defaults or seed could neither be run bare nor be repeated."""
     if not dataclasses.is_dataclass(config_type):
         raise ValueError(f"`config_type` must be a dataclass, got {config_type!r}")
@@ -226,8 +239,9 @@ def _check_types(config_type: type, smoke: Any) -> None:
         raise ValueError(f"`config_type` must have a default for every field, got none: {missing}")
     if "seed" not in [field.name for field in fields]:
         raise ValueError(f"`config_type` must have a field `seed`, got {[field.name for field in fields]}")
-    if not isinstance(smoke, config_type):
-        raise ValueError(f"`smoke` must be a {config_type.__name__}, got {smoke!r}")
+    for name, instance in instances.items():
+        if not isinstance(instance, config_type):
+            raise ValueError(f"`{name}` must be a {config_type.__name__}, got {instance!r}")
 
 
 def _result(

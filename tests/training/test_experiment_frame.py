@@ -54,6 +54,17 @@ def test_smoke_starts_from_tiny_sizes(toy):
     assert result["seeds"] == [3]
 
 
+def test_a_preset_is_where_a_new_run_starts_from(toy):
+    run_dir, result = run_toy(toy, "--preset", "paper", "--seed", "3")
+    assert result["metrics"] == {"total": 15.0, "size": 1000}
+    assert result["seeds"] == [3]
+    with pytest.raises(SystemExit, match=r"--preset must be one of \['paper'\], got 'papr'"):
+        run_toy(toy, "--preset", "papr")
+    for flags in (("--smoke",), ("--resume", str(run_dir))):
+        with pytest.raises(SystemExit, match="cannot be had with --smoke or --resume"):
+            run_toy(toy, "--preset", "paper", *flags)
+
+
 def test_only_claims_about_this_configuration_are_checked(toy, capsys):
     _, result = run_toy(toy, "--rule", "boast")
     assert [claim["holds"] for claim in result["claims"]] == [False]
@@ -84,6 +95,8 @@ def test_a_configuration_that_cannot_be_run_bare_is_refused():
         main(NoSeed, dict, smoke=NoSeed(), args=[])
     with pytest.raises(ValueError, match="`smoke` must be a Fine, got NoSeed"):
         main(Fine, dict, smoke=NoSeed(), args=[])
+    with pytest.raises(ValueError, match=r"`presets\['paper'\]` must be a Fine, got 3"):
+        main(Fine, dict, smoke=Fine(), presets={"paper": 3}, args=[])
     with pytest.raises(ValueError, match="`config_type` must be a dataclass"):
         main(int, dict, smoke=0, args=[])
 

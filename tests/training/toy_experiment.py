@@ -40,6 +40,7 @@ class Config:
 
 
 SMOKE = Config(terms=(1,), model=Model(size=1))
+PRESETS = {"paper": Config(terms=(1, 2, 3, 4, 5), model=Model(size=1000))}
 CLAIMS = (
     at_most("total", 6.5, source="Peano 1889", when={"rule": "sum"}),
     at_least("total", 100.0, source="nobody", when={"rule": "boast"}),
@@ -52,7 +53,7 @@ def run(config: Config, run_dir: Path) -> dict:
 
 
 if __name__ == "__main__":
-    main(Config, run, smoke=SMOKE, claims=CLAIMS)
+    main(Config, run, smoke=SMOKE, claims=CLAIMS, presets=PRESETS)
 '''
 
 
@@ -77,6 +78,7 @@ def run_toy(toy: Path, *args: str) -> tuple[Path, dict[str, Any]]:
         module.run,
         smoke=module.SMOKE,
         claims=module.CLAIMS,
+        presets=module.PRESETS,
         args=["--run-root", str(toy / "runs"), *args],
     )
     return run_dir, json.loads((run_dir / "result.json").read_text())
