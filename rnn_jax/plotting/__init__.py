@@ -10,6 +10,7 @@ from rnn_jax.plotting.dynamics import attractors, seed_curves
 from rnn_jax.plotting.music import piano_roll
 from rnn_jax.plotting.sequences import attention_map, exposure_curves
 from rnn_jax.plotting.style import FAINT, PALETTE, finish, new_axes, save
+from rnn_jax.plotting.texts import text_heat
 
 __all__ = [
     "FAINT",
@@ -23,4 +24,5 @@ __all__ = [
     "piano_roll",
     "save",
     "seed_curves",
+    "text_heat",
 ]

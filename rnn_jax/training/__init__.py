@@ -7,6 +7,7 @@ from rnn_jax.training.accumulation import accumulated
 from rnn_jax.training.averaging import AverageState, averaged_params, with_ema, with_mean
 from rnn_jax.training.checkpoint import CheckpointError, Checkpoints, open_checkpoints
 from rnn_jax.training.cores import use_cores
+from rnn_jax.training.dynamic_evaluation import dynamic_evaluation, gradient_rms
 from rnn_jax.training.fingerprint import fingerprint
 from rnn_jax.training.guards import Guard, PostMortem, load_post_mortem
 from rnn_jax.training.hooks import with_hook
@@ -61,9 +62,11 @@ __all__ = [
     "data_mesh",
     "describe_environment",
     "describe_fit",
+    "dynamic_evaluation",
     "fingerprint",
     "fit",
     "gathered",
+    "gradient_rms",
     "in_precision",
     "is_writer",
     "keep_memory",
