@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.metrics import Mean, masked_mean, mean_value, merge, tally
+from rnn_jax.metrics import Mean, edit_distance, masked_mean, mean_value, merge, tally
 
 VALUES = np.array([[0.5, -1.25, 3.0], [2.0, 7.5, -4.0]], np.float32)
 MASK = np.array([[True, True, False], [True, False, False]])
@@ -66,3 +66,35 @@ def test_nan_among_real_values_is_not_hidden():
 def test_weights_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"`weights` must have the shape of `values`, \(2, 3\)"):
         tally(VALUES, MASK[:, :1])
+
+
+def slow_distance(a: list[int], b: list[int]) -> int:
+    """By its definition: what becomes of the last of each."""
+    if not a or not b:
+        return len(a) + len(b)
+    replaced = slow_distance(a[:-1], b[:-1]) + (a[-1] != b[-1])
+    return min(replaced, slow_distance(a[:-1], b) + 1, slow_distance(a, b[:-1]) + 1)
+
+
+def test_edit_distances_equal_their_definition():
+    rng = np.random.default_rng(3)
+    tokens, references = rng.integers(0, 3, (5, 40)), rng.integers(0, 3, (4, 40))
+    lengths, reference_lengths = rng.integers(0, 6, 40), rng.integers(0, 5, 40)
+    expected = [
+        slow_distance(tokens[: lengths[b], b].tolist(), references[: reference_lengths[b], b].tolist())
+        for b in range(40)
+    ]
+    ours = edit_distance(tokens, lengths, references, reference_lengths)
+    np.testing.assert_array_equal(ours, expected)
+    assert len(set(expected)) > 4
+    folded = edit_distance(
+        tokens.reshape(5, 8, 5), lengths.reshape(8, 5), references.reshape(4, 8, 5), reference_lengths.reshape(8, 5)
+    )
+    np.testing.assert_array_equal(folded.reshape(-1), expected)
+
+
+def test_edit_distances_need_one_batch():
+    with pytest.raises(ValueError, match=r"`references` must have the batch axes of `tokens`, \(2,\), got \(3,\)"):
+        edit_distance(np.zeros((4, 2), int), np.zeros(2, int), np.zeros((4, 3), int), np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"`lengths` must have the batch axes of `tokens`, \(2,\), got \(\)"):
+        edit_distance(np.zeros((4, 2), int), 3, np.zeros((4, 2), int), np.zeros(2, int))

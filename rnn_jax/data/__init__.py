@@ -5,15 +5,17 @@
 - `piano_rolls`: the four polyphonic music data sets of Boulanger-Lewandowski et al.
 - `scan_commands`: the commands of SCAN, their actions and the published splits.
 - `sentence_pairs`: German-English sentences, and batches of pairs.
+- `spoken_digits`: people saying zero to nine, and strings of their recordings.
 - `vocabulary`: symbols and subwords to ids and back.
+- `texts`: long texts as characters or words, and what models without a network make of them.
 - `dynamical`: Lorenz 63, published or simulated.
 - `batching`: padding, shuffling and grouping by length as pure functions.
 - `pipeline`: endless batches, built in the background, that can be put back to any place.
 - `windows`: long streams cut into windows for truncated backpropagation.
-- `audio`: notes to MIDI, sound and WAV files.
+- `audio`: notes to MIDI, sound and WAV files, and WAV files to sound.
 """
 
-from rnn_jax.data.audio import Note, roll_notes, synthesize, voice_notes, write_midi, write_wav
+from rnn_jax.data.audio import Note, read_wav, roll_notes, synthesize, voice_notes, write_midi, write_wav
 from rnn_jax.data.batching import Batch, Numbered, batches, epoch_order, pad, padded_fraction
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, transpose, voice_ranges
 from rnn_jax.data.dynamical import load_lorenz63, simulate_lorenz63
@@ -32,6 +34,26 @@ from rnn_jax.data.sentence_pairs import (
     report_padding,
 )
 from rnn_jax.data.splits import Splits
+from rnn_jax.data.spoken_digits import (
+    SPOKEN_DIGITS_RATE,
+    DigitString,
+    MfccDigit,
+    SpokenDigit,
+    join_digits,
+    load_digit_mfccs,
+    load_spoken_digits,
+    split_takes,
+)
+from rnn_jax.data.texts import (
+    Text,
+    join_symbols,
+    kneser_ney_bits,
+    load_text,
+    read_text,
+    split_symbols,
+    unigram_bits,
+    xz_bits,
+)
 from rnn_jax.data.vocabulary import (
     END,
     START,
@@ -53,14 +75,17 @@ __all__ = [
     "END",
     "LOWEST_KEY",
     "REGISTRY",
+    "SPOKEN_DIGITS_RATE",
     "START",
     "UNKNOWN",
     "VOICES",
     "Batch",
     "Chorale",
     "DamagedFileError",
+    "DigitString",
     "Entry",
     "Member",
+    "MfccDigit",
     "Note",
     "Numbered",
     "PaddingReport",
@@ -69,7 +94,9 @@ __all__ = [
     "ScanPair",
     "SentencePair",
     "Splits",
+    "SpokenDigit",
     "Subwords",
+    "Text",
     "Vocabulary",
     "Window",
     "Windows",
@@ -84,12 +111,18 @@ __all__ = [
     "epoch_order",
     "fetch",
     "interpret",
+    "join_digits",
+    "join_symbols",
+    "kneser_ney_bits",
     "load_chorales",
+    "load_digit_mfccs",
     "load_ding",
     "load_lorenz63",
     "load_multi30k",
     "load_piano_rolls",
+    "load_spoken_digits",
     "load_subwords",
+    "load_text",
     "pad",
     "padded_fraction",
     "pair_batches",
@@ -97,21 +130,27 @@ __all__ = [
     "passes",
     "random_lengths",
     "random_windows",
+    "read_text",
+    "read_wav",
     "report_padding",
     "roll_notes",
     "save_subwords",
     "scan_split",
     "side_by_side",
     "simulate_lorenz63",
+    "split_symbols",
+    "split_takes",
     "stream",
     "streams",
     "synthesize",
     "train_subwords",
     "transpose",
+    "unigram_bits",
     "voice_notes",
     "voice_ranges",
     "windows",
     "with_steps",
     "write_midi",
     "write_wav",
+    "xz_bits",
 ]

@@ -1,19 +1,19 @@
 """Hear a model: notes to MIDI files and to sound. NumPy, mido and the standard library.
 
 Voices or a piano roll become one list of `Note`s; a list of notes becomes a MIDI file (`write_midi`) or
-a waveform (`synthesize`), and a waveform a WAV file (`write_wav`).
+a waveform (`synthesize`), and a waveform a WAV file (`write_wav`), which `read_wav` reads.
 """
 
 import os
 import wave
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import mido
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Note", "roll_notes", "synthesize", "voice_notes", "write_midi", "write_wav"]
+__all__ = ["Note", "read_wav", "roll_notes", "synthesize", "voice_notes", "write_midi", "write_wav"]
 
 _TICKS_PER_BEAT = 480
 _CHURCH_ORGAN = 19  # General MIDI program, counted from 0
@@ -287,6 +287,52 @@ def write_wav(path: str | os.PathLike[str], waveform: ArrayLike, sample_rate: in
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(np.round(waveform * 32767).astype("<i2").tobytes())
+
+
+def read_wav(source: str | os.PathLike[str] | IO[bytes], sample_rate: int) -> np.ndarray:
+    """Read a mono 16-bit WAV file, such as `write_wav` writes.
+
+    Args:
+        source: the file, or its path.
+        sample_rate: samples per second that it must have. Nothing is resampled here; a program such as
+            ffmpeg or sox does that well.
+
+    Returns:
+        [samples] float32 in [-1, 1).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole WAV file of 16-bit numbers, or has another rate or several channels.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "a.wav"
+        ...     write_wav(path, [0.0, 0.5, -0.5], sample_rate=8000)
+        ...     read_wav(path, sample_rate=8000).round(3).tolist()
+        [0.0, 0.5, -0.5]
+    """
+    name = str(getattr(source, "name", source))
+    # `wave` takes text or a file; a path object must become text.
+    opened = os.fspath(source) if isinstance(source, os.PathLike) else source
+    try:
+        with wave.open(opened, "rb") as file:
+            rate, channels, width, count = (
+                file.getframerate(),
+                file.getnchannels(),
+                file.getsampwidth(),
+                file.getnframes(),
+            )
+            content = file.readframes(count)
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"`source` must be a WAV file of whole numbers (PCM), got {name}: {error}") from error
+    for what, value, expected in (("channel", channels, 1), ("bytes a sample", width, 2), ("Hz", rate, sample_rate)):
+        if value != expected:
+            remedy = f"convert it by `ffmpeg -i IN.wav -ac 1 -ar {sample_rate} -sample_fmt s16 OUT.wav`"
+            raise ValueError(f"`source` must have {expected} {what}, got {value} in {name}; {remedy}")
+    if len(content) != 2 * count:
+        raise ValueError(f"`source` must be a whole WAV file, got {len(content) // 2} of {count} samples in {name}")
+    return np.frombuffer(content, "<i2").astype(np.float32) / 32768
 
 
 def _check_time(steps_per_beat: int, tempo: float) -> None:

