@@ -239,8 +239,8 @@ def make_judge(model: LanguageModel) -> Callable[..., float]:
     return judge
 
 
-def train(config: Config, model: LanguageModel, text: Text, run_dir: Path) -> tuple[Any, Any]:
-    """The best parameters by valid, and what `fit` says."""
+def train(config: Config, model: LanguageModel, text: Text, run_dir: Path) -> tuple[Any, Any, str]:
+    """The best parameters by valid, what `fit` says, and that in a sentence."""
     ids, (valid,) = text.splits.train[0], text.splits.valid
     batch, judge = config.batch_size, make_judge(model)
     series = windows(streams(ids[:-1], batch), streams(ids[1:], batch), k1=config.window)
@@ -265,7 +265,7 @@ def train(config: Config, model: LanguageModel, text: Text, run_dir: Path) -> tu
             checkpoints=checkpoints,
             max_seconds=config.max_seconds,
         )
-    return to_host(best.params), info
+    return to_host(best.params), info, describe_fit(info, num_steps)
 
 
 def adapt(config: Config, model: LanguageModel, params: Any, text: Text) -> dict[str, float]:
@@ -358,8 +358,8 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     text = load_text(config.data.source, unit=config.data.unit, min_count=config.data.min_count)
     model = build(config, len(text.vocabulary.symbols))
     if config.trained is None:
-        params, info = train(config, model, text, run_dir)
-        found = {"history": info.history, "notes": [describe_fit(info, config.num_epochs * (info.steps or 1))]}
+        params, info, note = train(config, model, text, run_dir)
+        found: dict[str, Any] = {"history": info.history, "notes": [note]}
     else:
         like = jax.eval_shape(partial(init_language, model), jax.random.key(0))
         with ocp.StandardCheckpointer() as checkpointer:

@@ -74,7 +74,7 @@ def init_language(model: LanguageModel, key: Array) -> LanguageParams:
     rnn = model.cell.init(keys[1], model.embedding_size)
     carry = model.cell.init_carry(rnn, ())
     output_size = jax.eval_shape(lambda: stream_step(model.cell, rnn, carry, embedding[0])[1]).shape[-1]
-    head = model.head.init(keys[2], output_size)
+    head: Any = model.head.init(keys[2], output_size)
     if model.tied:
         if not isinstance(head, SoftmaxParams) or output_size != model.embedding_size:
             raise ValueError(

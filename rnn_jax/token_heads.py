@@ -10,7 +10,7 @@ import numpy as np
 from rnn_jax import checks
 from rnn_jax.initializers import lecun_normal
 from rnn_jax.losses import token_nll
-from rnn_jax.products import affine, product
+from rnn_jax.products import affine, align, product
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Params
 
@@ -43,11 +43,11 @@ def softmax_head(vocab_size: int, *, num_sampled: int | None = None) -> TokenHea
     """The softmax over all tokens, in training over the target and sampled tokens if so wished.
 
         full:     nll = log sum_v exp z_v - z_y
-        sampled:  nll = log(exp z'_y + sum_{s in S, s != y} exp z'_s) - z'_y,    z'_v = z_v - log(|S| q(v))
+        sampled:  nll = log(exp z_y + sum_{s in S, s != y} exp z_s / (|S| q(s))) - z_y
 
     One set S of `num_sampled` tokens is drawn for all steps, with replacement, by q(v) = log(1 + 1 / (v + 1)) /
-    log(V + 1): ids are to be numbered by falling frequency, as `build_vocabulary` does. Its gradient is nearly that of
-    the full softmax, and the product is one with |S| + 1 tokens instead of V. Without a key the loss is the full one.
+    log(V + 1): ids are to be numbered by falling frequency, as `build_vocabulary` does. The sum over S is right on the
+    average, and the product is one with |S| + 1 tokens instead of V. Without a key the loss is the full one.
 
     Args:
         vocab_size: V.
@@ -66,8 +66,9 @@ def softmax_head(vocab_size: int, *, num_sampled: int | None = None) -> TokenHea
         [0.6931472]
 
     References:
-        Jean, Cho, Memisevic & Bengio, On using very large target vocabulary for neural machine translation, 2015,
-        arXiv:1412.2007; Bengio & Senecal, 2008.
+        Bengio & Senecal, Adaptive importance sampling to accelerate training of a neural probabilistic language model,
+        2008; Jean, Cho, Memisevic & Bengio, On using very large target vocabulary for neural machine translation, 2015,
+        arXiv:1412.2007.
     """
     checks.positive("vocab_size", vocab_size)
     if num_sampled is not None:
@@ -89,14 +90,10 @@ def softmax_head(vocab_size: int, *, num_sampled: int | None = None) -> TokenHea
         own = (hs * params.w.T[targets].astype(hs.dtype)).sum(-1) + params.b[targets].astype(hs.dtype)
         others = affine(hs, params.w[:, drawn], params.b[drawn])
         own, others = own.astype(wide(own.dtype)), others.astype(wide(others.dtype))
-        own, others = own - _log_expected(targets), others - _log_expected(drawn)
-        others = jnp.where(drawn == targets[..., None], -jnp.inf, others)
+        q = jnp.log1p(1 / (drawn.astype(jnp.float32) + 1)) / np.float32(np.log(vocab_size + 1))
+        others = others - align(jnp.log(np.float32(num_sampled) * q), others)
+        others = jnp.where(align(drawn, targets[..., None]) == targets[..., None], -jnp.inf, others)
         return jnp.logaddexp(own, jax.nn.logsumexp(others, axis=-1)) - own
-
-    def _log_expected(tokens: Array) -> Array:
-        """log of how often a token is expected among those drawn."""
-        q = jnp.log1p(1 / (tokens.astype(jnp.float32) + 1)) / np.float32(np.log(vocab_size + 1))
-        return jnp.log(np.float32(num_sampled or 1) * q)
 
     return TokenHead(init=init, nll=nll, log_probs=log_probs)
 
