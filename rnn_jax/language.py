@@ -74,14 +74,14 @@ def init_language(model: LanguageModel, key: Array) -> LanguageParams:
     rnn = model.cell.init(keys[1], model.embedding_size)
     carry = model.cell.init_carry(rnn, ())
     output_size = jax.eval_shape(lambda: stream_step(model.cell, rnn, carry, embedding[0])[1]).shape[-1]
-    head: Any = model.head.init(keys[2], output_size)
+    head = model.head.init(keys[2], output_size)
     if model.tied:
         if not isinstance(head, SoftmaxParams) or output_size != model.embedding_size:
             raise ValueError(
                 f"`tied` needs a softmax_head and outputs as wide as the embedding, {model.embedding_size}, got "
                 f"{type(head).__name__} over {output_size} features"
             )
-        head = head._replace(w=None)
+        head = SoftmaxParams(w=None, b=head.b)  # pyrefly: ignore[bad-argument-type]
     return LanguageParams(embedding=embedding, rnn=rnn, head=head)
 
 
