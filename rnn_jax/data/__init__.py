@@ -3,6 +3,7 @@
 - `fetch`: find, verify and if needed download a published file by name.
 - `chorales`: Bach's chorales with onsets, fermatas and bars, embedded in the package.
 - `piano_rolls`: the four polyphonic music data sets of Boulanger-Lewandowski et al.
+- `proteins`: chains of amino acids, profiles, and the secondary structure of each residue.
 - `scan_commands`: the commands of SCAN, their actions and the published splits.
 - `sentence_pairs`: German-English sentences, and batches of pairs.
 - `spoken_digits`: people saying zero to nine, and strings of their recordings.
@@ -22,6 +23,15 @@ from rnn_jax.data.dynamical import load_lorenz63, simulate_lorenz63
 from rnn_jax.data.fetch import REGISTRY, DamagedFileError, Entry, Member, cache_dir, fetch
 from rnn_jax.data.piano_rolls import LOWEST_KEY, load_piano_rolls
 from rnn_jax.data.pipeline import side_by_side, stream, with_steps
+from rnn_jax.data.proteins import (
+    Chain,
+    encode_residues,
+    load_cb513,
+    load_protein_chains,
+    read_fasta,
+    read_structure_db,
+    split_by_entry,
+)
 from rnn_jax.data.scan_commands import ScanPair, enumerate_commands, interpret, scan_split
 from rnn_jax.data.sentence_pairs import (
     PaddingReport,
@@ -80,6 +90,7 @@ __all__ = [
     "UNKNOWN",
     "VOICES",
     "Batch",
+    "Chain",
     "Chorale",
     "DamagedFileError",
     "DigitString",
@@ -107,6 +118,7 @@ __all__ = [
     "decode_line",
     "encode",
     "encode_line",
+    "encode_residues",
     "enumerate_commands",
     "epoch_order",
     "fetch",
@@ -114,12 +126,14 @@ __all__ = [
     "join_digits",
     "join_symbols",
     "kneser_ney_bits",
+    "load_cb513",
     "load_chorales",
     "load_digit_mfccs",
     "load_ding",
     "load_lorenz63",
     "load_multi30k",
     "load_piano_rolls",
+    "load_protein_chains",
     "load_spoken_digits",
     "load_subwords",
     "load_text",
@@ -130,6 +144,8 @@ __all__ = [
     "passes",
     "random_lengths",
     "random_windows",
+    "read_fasta",
+    "read_structure_db",
     "read_text",
     "read_wav",
     "report_padding",
@@ -138,6 +154,7 @@ __all__ = [
     "scan_split",
     "side_by_side",
     "simulate_lorenz63",
+    "split_by_entry",
     "split_symbols",
     "split_takes",
     "stream",
