@@ -167,7 +167,7 @@ def judge(network: Layer, params: Any, batch: Batch, key: jax.Array | None = Non
     """Negative log-likelihood and the share of right states, over all real residues."""
     scores = logits(network, params, batch, key)
     targets = batch.data[2].astype(jnp.int32)
-    real = jnp.arange(len(targets))[:, None] < batch.lengths
+    real = jnp.arange(len(targets))[:, None] < batch.lengths[None]
     groups = jax.nn.one_hot(THREE_OF_EIGHT, len(STATES3))
     three = (jax.nn.softmax(scores) @ groups).argmax(-1)
     return {
