@@ -109,18 +109,18 @@ class Config:
     hidden_size: int = 128
     """Of each direction."""
     num_layers: int = 2
-    dropout: float = 0.4
+    dropout: float = 0.5
     """On what a layer hands on, one mask a chain."""
     batch_size: int = 32
     steps_multiple: int = 128
     """Batches are padded to a multiple of it; the more there are, the more programs are compiled."""
-    num_epochs: int = 16
+    num_epochs: int = 12
     learning_rate: float = 2e-3
     """Falls to a hundredth along a cosine."""
     clip: float = 1.0
     averaging: float = 0.99
     """Decay of the moving average of the parameters, which is what is judged."""
-    max_seconds: float = 1200.0
+    max_seconds: float = 1800.0
     """For each network; the report says so if training stops there."""
     window: int = 17
     """Residues that the ridge regression sees."""
