@@ -2,6 +2,7 @@
 
 - `lyapunov`: how fast neighbouring trajectories part; a penalty on it.
 - `fixed_points`: where a network stands still, and the dynamics near there.
+- `gradients`: how far gradients reach, and how fast starts are forgotten.
 - `attractors`: whether a free run has the attractor of the data.
 - `vectors`: carries as real vectors.
 """
@@ -14,20 +15,34 @@ from rnn_jax.analysis.fixed_points import (
     implicit_fixed_point,
     linearise,
 )
+from rnn_jax.analysis.gradients import (
+    JacobianProducts,
+    carry_gradients,
+    forgetting,
+    jacobian_products,
+    row_norms,
+    saturation,
+)
 from rnn_jax.analysis.lyapunov import LyapunovSpectrum, flossing_penalty, kaplan_yorke_dimension, lyapunov_spectrum
 from rnn_jax.analysis.vectors import as_vector
 
 __all__ = [
     "FixedPoints",
+    "JacobianProducts",
     "Linearisation",
     "LyapunovSpectrum",
     "as_vector",
+    "carry_gradients",
     "find_fixed_points",
     "flossing_penalty",
+    "forgetting",
     "implicit_fixed_point",
+    "jacobian_products",
     "kaplan_yorke_dimension",
     "linearise",
     "lyapunov_spectrum",
     "power_spectrum_distance",
+    "row_norms",
+    "saturation",
     "state_space_divergence",
 ]
