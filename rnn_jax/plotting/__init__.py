@@ -7,6 +7,7 @@ without a display.
 
 from rnn_jax.plotting.curves import learning_curves
 from rnn_jax.plotting.dynamics import attractors, seed_curves
+from rnn_jax.plotting.fixed_points import eigenvalue_plane, fixed_point_map
 from rnn_jax.plotting.music import piano_roll
 from rnn_jax.plotting.sequences import attention_map, exposure_curves
 from rnn_jax.plotting.style import FAINT, PALETTE, finish, new_axes, save
@@ -17,8 +18,10 @@ __all__ = [
     "PALETTE",
     "attention_map",
     "attractors",
+    "eigenvalue_plane",
     "exposure_curves",
     "finish",
+    "fixed_point_map",
     "learning_curves",
     "new_axes",
     "piano_roll",
