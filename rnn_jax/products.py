@@ -1,12 +1,15 @@
-"""Matrix products under one dtype rule, shared by all cells.
+"""Matrix products and convolutions under one dtype rule, shared by all cells.
 
 The operands of a product have the dtype of the activations (x, or z inside a step), accumulation is at least
 float32, the carry and all element-wise work on it are at least float32. So bfloat16 inputs with float32
 parameters give bfloat16 products, float32 carries and bfloat16 outputs, and float64 stays float64.
 """
 
+import itertools
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -54,6 +57,56 @@ def affine(x: Array, w: Array, b: Array | None = None) -> Array:
     """`x @ w + b` in the dtype of x: [..., I] -> [..., O]."""
     out = product(x, w)
     return (out if b is None else out + align(b, out)).astype(x.dtype)
+
+
+def convolve(x: Array, w: Array, stride: int = 1) -> Array:
+    """`x * w` over the spatial axes of x, with zeros around the picture, in the dtype of x.
+
+    On a CPU all windows are laid out and multiplied as one matrix, and laid out again for the gradient: XLA's own
+    gradient by the kernel takes 10 to 50 times longer there.
+
+    Args:
+        x: [..., *space, I].
+        w: [*kernel_size, I, O], a size for each spatial axis.
+        stride: steps from one window to the next, on each axis.
+
+    Returns:
+        [..., *space / stride, O], rounded up.
+
+    Raises:
+        ValueError: if x has too few axes, or not I features.
+    """
+    rank = w.ndim - 2
+    if x.ndim < rank + 1:
+        raise ValueError(f"`xs` must have {rank} spatial axes before its features, got shape {x.shape}")
+    checks.features("xs", x, w.shape[-2])
+    flat = x.reshape(-1, *x.shape[-rank - 1 :])
+    out = lax.platform_dependent(
+        flat,
+        w.astype(x.dtype),
+        cpu=lambda x, w: _multiply_windows(x, w, stride),
+        default=lambda x, w: _convolve(x, w, stride),
+    )
+    return out.reshape(*x.shape[: -rank - 1], *out.shape[1:])
+
+
+def _convolve(x: Array, w: Array, stride: int) -> Array:
+    space = "DHWUVST"[: w.ndim - 2]
+    layout = (f"N{space}C", f"{space}IO", f"N{space}C")
+    return lax.conv_general_dilated(x, w, (stride,) * len(space), "SAME", dimension_numbers=layout)
+
+
+@partial(jax.checkpoint, static_argnums=2)
+def _multiply_windows(x: Array, w: Array, stride: int) -> Array:
+    sizes, space = w.shape[:-2], x.shape[1:-1]
+    counts = [-(-length // stride) for length in space]
+    pads = [max((n - 1) * stride + k - m, 0) for n, k, m in zip(counts, sizes, space, strict=True)]
+    padded = jnp.pad(x, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)))
+    windows = [
+        padded[:, *(slice(a, a + (n - 1) * stride + 1, stride) for a, n in zip(offset, counts, strict=True))]
+        for offset in itertools.product(*map(range, sizes))
+    ]
+    return affine(jnp.concatenate(windows, axis=-1), w.reshape(-1, w.shape[-1]))
 
 
 def recurrent(h: Array, w: Array | MaskedKernel, dtype: Any) -> Array:

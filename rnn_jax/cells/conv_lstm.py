@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
@@ -18,7 +17,7 @@ from rnn_jax.initializers import (
     per_gate,
     unit_forget_bias,
 )
-from rnn_jax.products import MaskedKernel, align, unmask
+from rnn_jax.products import MaskedKernel, align, convolve, unmask
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Cell
 
@@ -72,19 +71,6 @@ def conv_lstm(
         raise ValueError(f"`kernel_size` must be a tuple of one number for each spatial axis, got {kernel_size!r}")
     for size in kernel_size:
         checks.positive("kernel_size", size)
-    space = "DHWUVST"[: len(kernel_size)]
-    layout = (f"N{space}C", f"{space}IO", f"N{space}C")
-
-    def convolve(x: Array, w: Array) -> Array:
-        rank = len(kernel_size) + 1
-        if x.ndim < rank:
-            raise ValueError(f"`xs` must have {rank - 1} spatial axes before its features, got shape {x.shape}")
-        checks.features("xs", x, w.shape[-2])
-        flat = x.reshape(-1, *x.shape[-rank:])
-        out = lax.conv_general_dilated(
-            flat, w.astype(x.dtype), (1,) * len(kernel_size), "SAME", dimension_numbers=layout
-        )
-        return out.reshape(*x.shape[:-1], out.shape[-1])
 
     def init(key: Array, input_size: int) -> ConvLSTMParams:
         x_key, h_key, b_key = jax.random.split(key, 3)
