@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from experiments._recognizer import Recognizer
+from experiments._recognizer import Recognizer, logits_of
+from experiments._spoken_strings import batch_of
 from rnn_jax.data import SPOKEN_DIGITS_RATE, DigitString
 from rnn_jax.streaming import StreamPool
 
@@ -84,11 +85,12 @@ def make_pool(cell: Any, params: Any, per_step: int) -> StreamPool:
     return pool
 
 
-def stream_test(model: Recognizer, params: Any, strings: Sequence[DigitString]) -> dict[str, float]:
+def stream_test(pool: StreamPool, model: Recognizer, params: Any, strings: Sequence[DigitString]) -> dict[str, float]:
     """Streams strings one after another.
 
     Args:
-        model: a recognizer with a cell.
+        pool: over the cell of the model.
+        model: a recognizer.
         params: of its network.
         strings: at 8 kHz.
 
@@ -96,14 +98,14 @@ def stream_test(model: Recognizer, params: Any, strings: Sequence[DigitString]) 
         The largest difference of logits to those of all steps at once; the two parts of the latency: what a chunk takes
         (50 and 99 %), and how long after its end a digit is there (50 and 90 %, of strings that are recognized).
     """
-    per_step = model.per_step
-    pool = make_pool(model.cell, params, per_step)
+    step = model.per_step
     late, seconds, difference = [], [], 0.0
-    for string in strings:
-        heard = listen(pool, string.sound, per_step)
-        sound = string.sound[: len(heard.logits) * per_step]
-        at_once = model.net.apply(params, model.hear(sound[:, None]))[1][:, 0]
-        difference = max(difference, float(abs(heard.logits - at_once).max()))
+    num_steps = max(len(string.sound) for string in strings) // step
+    together = batch_of(strings, step, num_steps=num_steps, most_digits=max(len(one.digits) for one in strings))
+    at_once = np.asarray(logits_of(model)(params, together.sound))
+    for number, string in enumerate(strings):
+        heard = listen(pool, string.sound, step)
+        difference = max(difference, float(abs(heard.logits - at_once[: len(heard.logits), number]).max()))
         late.append(delays(heard, string.digits.tolist(), string.spans[:, 1]) / SPOKEN_DIGITS_RATE)
         seconds.append(heard.seconds)
     times, waits = np.concatenate(seconds), np.concatenate(late)

@@ -14,7 +14,17 @@ from rnn_jax.decoding import ctc_beam_search, ctc_greedy
 from rnn_jax.features import Mel, log_mel, log_mel_cell
 from rnn_jax.metrics import edit_distance, mean_value, tally
 
-__all__ = ["LABELS", "Recognizer", "Scores", "feature_recognizer", "loss_of", "pooled", "score_of", "sound_recognizer"]
+__all__ = [
+    "LABELS",
+    "Recognizer",
+    "Scores",
+    "feature_recognizer",
+    "logits_of",
+    "loss_of",
+    "pooled",
+    "score_of",
+    "sound_recognizer",
+]
 
 LABELS = 11  # the blank and ten digits
 LEVEL, SPREAD = -7.0, 4.0
@@ -131,6 +141,11 @@ def _disturbed(key: jax.Array, xs: jax.Array, groups: int, tilt: float) -> jax.A
         hidden |= (places >= start) & (places < start + width)
     frames = xs.reshape(num_steps, batch, groups, bands) + offset[None, :, None]
     return jnp.where(hidden[None, :, None], 0, frames).reshape(xs.shape)
+
+
+def logits_of(model: Recognizer) -> Callable[[Any, Any], jax.Array]:
+    """`(params, sound [N, B, ...]) -> logits [T, B, 11]`, compiled once for each shape."""
+    return jax.jit(lambda params, sound: model.net.apply(params, model.hear(sound))[1])
 
 
 def score_of(model: Recognizer, num_beams: int, most_digits: int) -> Callable[[Any, Strings], Scores]:

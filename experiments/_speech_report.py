@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._listening import listen, make_pool
-from experiments._recognizer import Recognizer, Scores
+from experiments._listening import listen
+from experiments._recognizer import Recognizer, Scores, logits_of
 from experiments._speech_pictures import alignment_picture, length_picture
 from experiments._spoken_strings import Data
 from rnn_jax.ctc import ctc_align
@@ -18,15 +18,17 @@ from rnn_jax.decoding import ctc_beam_search
 from rnn_jax.features import Mel, log_mel
 from rnn_jax.plotting import learning_curves, save
 from rnn_jax.report import write_report
+from rnn_jax.streaming import StreamPool
 from rnn_jax.training import FitInfo
 
-__all__ = ["Results", "recognize", "report", "summary"]
+__all__ = ["Ears", "Results", "recognize", "report", "summary"]
 
 TITLES = {"both": "both directions", "forward": "forward only"}
+"""What the kinds of networks are called."""
 
 
 class Results(NamedTuple):
-    """What came of all networks; "both" and "forward" are those of the first seed."""
+    """What came of all networks. Those of the first seed have the name of their kind, others begin with it."""
 
     infos: dict[str, FitInfo]
     scores: dict[str, dict[int, Scores]]  # of networks that know all speakers, by the number of digits
@@ -34,10 +36,24 @@ class Results(NamedTuple):
     test: dict[int, list[DigitString]]
 
 
+class Ears(NamedTuple):
+    """Trained networks that listen, by kind; "forward" also while sound arrives, through the pool."""
+
+    models: dict[str, Recognizer]
+    params: dict[str, Any]
+    pool: StreamPool | None
+    mel: Mel
+    num_beams: int
+
+
 def rate(scores: list[Scores], name: str) -> float:
     """Edits by digits, of several sets of strings together."""
     edits, digits = (sum(int(getattr(one, field).sum()) for one in scores) for field in (name, "counts"))
     return edits / digits
+
+
+def _kinds(results: Results) -> list[str]:
+    return [kind for kind in TITLES if kind in results.scores]
 
 
 def _of_kind(results: Results, kind: str) -> list[dict[int, Scores]]:
@@ -48,8 +64,8 @@ def summary(data: Data, results: Results) -> dict[str, Any]:
     """The numbers of a run; error rates are greedy, and means over seeds, if nothing else is said."""
     first, last = data.test_digits
     found: dict[str, Any] = {}
-    for prefix, direction in (("", "both"), ("forward_", "forward")):
-        of_seeds = _of_kind(results, direction)
+    for kind in _kinds(results):
+        prefix, of_seeds = f"{kind}_", _of_kind(results, kind)
         claimed = [[scores[length] for length in range(first, last + 1)] for scores in of_seeds]
         for label, sets in (("", claimed), ("single_", [[scores[1]] for scores in of_seeds])):
             rates = [rate(one, "greedy") for one in sets]
@@ -76,22 +92,11 @@ def summary(data: Data, results: Results) -> dict[str, Any]:
     return found
 
 
-def recognize(
-    models: dict[str, Recognizer],
-    params: dict[str, Any],
-    mel: Mel,
-    num_beams: int,
-    sound: np.ndarray,
-    picture: Path,
-    string: DigitString | None = None,
-) -> dict[str, str]:
-    """What both networks hear in a sound, once at once and once while it arrives; with a picture.
+def recognize(ears: Ears, sound: np.ndarray, picture: Path, string: DigitString | None = None) -> dict[str, str]:
+    """What is heard in a sound, once at once and once while it arrives; with a picture.
 
     Args:
-        models: "both" and "forward".
-        params: of each.
-        mel: how the picture's spectrogram is made.
-        num_beams: of the search.
+        ears: who listens.
         sound: [N] at 8 kHz.
         picture: where the picture goes; its name begins those of the results.
         string: the truth, where it is known.
@@ -99,30 +104,25 @@ def recognize(
     Returns:
         The digits as text.
     """
-    step, name = models["both"].per_step, picture.stem
+    first, name = next(iter(ears.models)), picture.stem
+    step = ears.models[first].per_step
     sound = sound[: len(sound) // step * step]
-    logits = {}
-    for kind, model in models.items():
-        xs = model.hear(sound[:, None])
-        logits[kind] = model.net.apply(params[kind], xs)[1][:, 0]
-    beams = ctc_beam_search(logits["both"], num_beams=num_beams, num_results=1)
+    logits = {kind: logits_of(model)(ears.params[kind], sound[:, None])[:, 0] for kind, model in ears.models.items()}
+    beams = ctc_beam_search(logits[first], num_beams=ears.num_beams, num_results=1)
     heard = [int(token) - 1 for token in beams.tokens[: beams.lengths[0], 0]]
-    pool = make_pool(models["forward"].cell, params["forward"], step)
-    streamed = listen(pool, sound, step, rate=SPOKEN_DIGITS_RATE)
     said = heard if string is None else string.digits.tolist()
-    places = ctc_align(logits["both"], jnp.array(said, jnp.int32) + 1).places
+    places = ctc_align(logits[first], jnp.array(said, jnp.int32) + 1).places
     figure = alignment_picture(
-        np.asarray(log_mel(jnp.asarray(sound), mel)),
-        mel,
-        {
-            "Both directions": np.asarray(jax.nn.softmax(logits["both"])),
-            "Forward only, as the sound arrives": np.asarray(jax.nn.softmax(logits["forward"])),
-        },
+        np.asarray(log_mel(jnp.asarray(sound), ears.mel)),
+        ears.mel,
+        {TITLES[kind].capitalize(): np.asarray(jax.nn.softmax(values)) for kind, values in logits.items()},
         said,
         np.asarray(places),
         None if string is None else string.spans / SPOKEN_DIGITS_RATE,
     )
-    texts = {f"{name}_heard": _text(heard), f"{name}_streamed": _text(streamed.digits)}
+    texts = {f"{name}_heard": _text(heard)}
+    if ears.pool is not None:
+        texts[f"{name}_streamed"] = _text(listen(ears.pool, sound, step, rate=SPOKEN_DIGITS_RATE).digits)
     if string is not None:
         texts[f"{name}_said"] = _text(string.digits)
     save(figure, picture)
@@ -160,9 +160,10 @@ def report(
             for length, column in ((n, [scores[n] for scores in _of_kind(results, kind)]) for n in results.test)
         }
         for kind, title in TITLES.items()
+        if kind in results.scores
     }
     lengths = length_picture(errors, data.most_digits).figure
-    learning = learning_curves(results.infos["both"].history, "nll").figure
+    learning = learning_curves(next(iter(results.infos.values())).history, "nll").figure
     pictures = {
         "Errors over the number of digits": save(lengths, run_dir / "figures" / "lengths.png"),
         "Learning curves of the first network, nats per digit": save(learning, run_dir / "figures" / "learning.png"),
@@ -171,12 +172,12 @@ def report(
     rows = [
         {
             "strings": f"{first} to {last} digits" if not label else "single digits",
-            "network": title,
-            "errors, %": 100 * metrics[f"{prefix}{label}error_rate"],
-            "of the worst seed": 100 * metrics[f"{prefix}{label}error_rate_worst"],
+            "network": TITLES[kind],
+            "errors, %": 100 * metrics[f"{kind}_{label}error_rate"],
+            "of the worst seed": 100 * metrics[f"{kind}_{label}error_rate_worst"],
         }
         for label in ("", "single_")
-        for prefix, title in zip(("", "forward_"), TITLES.values(), strict=True)
+        for kind in _kinds(results)
     ]
     middle = sum(data.test_digits) // 2
     for name, one in results.left_out.items():
@@ -184,7 +185,7 @@ def report(
         rows.append(
             {
                 "strings": f"{middle} digits, all takes of {name}",
-                "network": f"both directions, never heard {name}",
+                "network": f"{TITLES[next(iter(results.scores))]}, never heard {name}",
                 "errors, %": errors_of_one,
                 "of the worst seed": errors_of_one,
             }
