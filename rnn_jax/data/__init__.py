@@ -7,6 +7,7 @@
 - `scan_commands`: the commands of SCAN, their actions and the published splits.
 - `sentence_pairs`: German-English sentences, and batches of pairs.
 - `spoken_digits`: people saying zero to nine, and strings of their recordings.
+- `ts_files`: labelled time series of the UCR and UEA archives.
 - `vocabulary`: symbols and subwords to ids and back.
 - `texts`: long texts as characters or words, and what models without a network make of them.
 - `dynamical`: Lorenz 63, published or simulated.
@@ -64,6 +65,7 @@ from rnn_jax.data.texts import (
     unigram_bits,
     xz_bits,
 )
+from rnn_jax.data.ts_files import TIME_SERIES, LabelledSeries, load_time_series, read_ts
 from rnn_jax.data.vocabulary import (
     END,
     START,
@@ -87,6 +89,7 @@ __all__ = [
     "REGISTRY",
     "SPOKEN_DIGITS_RATE",
     "START",
+    "TIME_SERIES",
     "UNKNOWN",
     "VOICES",
     "Batch",
@@ -95,6 +98,7 @@ __all__ = [
     "DamagedFileError",
     "DigitString",
     "Entry",
+    "LabelledSeries",
     "Member",
     "MfccDigit",
     "Note",
@@ -137,6 +141,7 @@ __all__ = [
     "load_spoken_digits",
     "load_subwords",
     "load_text",
+    "load_time_series",
     "pad",
     "padded_fraction",
     "pair_batches",
@@ -147,6 +152,7 @@ __all__ = [
     "read_fasta",
     "read_structure_db",
     "read_text",
+    "read_ts",
     "read_wav",
     "report_padding",
     "roll_notes",

@@ -46,6 +46,7 @@ _MUSIC = "repository MIT, music in the public domain"
 _SCAN = "https://raw.githubusercontent.com/brendenlake/SCAN/master"
 _MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
+_AEON = "https://raw.githubusercontent.com/aeon-toolkit/aeon/v1.6.0"
 _LORENZ = "https://raw.githubusercontent.com/DurstewitzLab/GTF-shPLRNN/main/ICML2023_datasets/Lorenz63"
 
 REGISTRY: Mapping[str, Entry] = {
@@ -138,6 +139,25 @@ REGISTRY: Mapping[str, Entry] = {
             ("train_labels", "train-labels-idx1", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
             ("test_images", "t10k-images-idx3", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
             ("test_labels", "t10k-labels-idx1", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        )
+    },
+    **{
+        file: Entry(
+            f"ucr/{file.partition('_')[0]}/{file}.ts",
+            sha256,
+            "of the data not stated (UCR and UEA archives); the package aeon is BSD-3",
+            f"{_AEON}/aeon/datasets/data/{file.partition('_')[0]}/{file}.ts",
+            Member("aeon==1.6.0", f"aeon/datasets/data/{file.partition('_')[0]}/{file}.ts"),
+        )
+        for file, sha256 in (
+            ("BasicMotions_TRAIN", "8dc43cc6306cb679c888c01e26f91772ac4441a916da43bac8b79734a538b9d6"),
+            ("BasicMotions_TEST", "79213102bc6fca1a398ad98ce1185dff0208fa3d1465e687f48288946b0ff8dc"),
+            ("GunPoint_TRAIN", "f842401779fd9800d247d8b33121a1a4643710a19b24917dbdd9a060ca8630d5"),
+            ("GunPoint_TEST", "79332750788a6227b325b96bd0d70130c8eb707b9731f8d7dec62b7a7d36017e"),
+            ("ItalyPowerDemand_TRAIN", "341269cb7e6cef96846b30e774580beec79addb93848ba360145219115a74b7c"),
+            ("ItalyPowerDemand_TEST", "26122451f87dd0387ef90b18bc8a86c041371b8a1c068004922b939971247144"),
+            ("ArrowHead_TRAIN", "a83c470aaf611a5f5284377cce27a5fc9f6292bc3d110257b0fd4905ced5ee72"),
+            ("ArrowHead_TEST", "5417dab42626d41df5e435bb22458c2df40dfad4bcd3b59559bbe72e20e84904"),
         )
     },
     **{

@@ -205,7 +205,7 @@ def split_by_entry(chains: Sequence[Chain]) -> Splits[Chain]:
     Example:
         >>> chains = [Chain(name, *[np.zeros(0)] * 3) for name in ("2CDCB", "2CDCA", "3BEYE", "5M0WA")]
         >>> [[chain.name for chain in part] for part in split_by_entry(chains)]
-        [['2CDCB', '2CDCA', '3BEYE', '5M0WA'], [], []]
+        [['3BEYE', '5M0WA'], [], ['2CDCB', '2CDCA']]
     """
     parts: tuple[list[Chain], ...] = ([], [], [])
     for chain in chains:
