@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments._pixels import Forecaster, Schedule, forecaster, from_patches, to_patches, train_network
@@ -225,7 +226,7 @@ def draw_frames(seen: np.ndarray, rows: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def draw_by_frame(nats: dict[str, np.ndarray]) -> Figure:
+def draw_by_frame(nats: dict[str, np.ndarray]) -> Axes:
     """Cross-entropy of each frame ahead."""
     ax, ahead = new_axes((7.0, 3.8)), np.arange(1, len(nats["truth"]) + 1)
     for name, colour in COLOURS.items():
@@ -235,7 +236,7 @@ def draw_by_frame(nats: dict[str, np.ndarray]) -> Figure:
     ax.grid(axis="y", color=FAINT, lw=0.7)
     ax.legend(frameon=False, fontsize=8.5)
     finish(ax, "How far can it see ahead?")
-    return ax.figure
+    return ax
 
 
 def tile(seen: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:
@@ -255,9 +256,9 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     nats, drawn, figures, notes = {}, {"truth": truth[:shown]}, {}, []
     for name, drawer in drawers(config).items():
-        parts = tuple({"frames": part.frames} for part in videos.parts)
+        first, second, third = ({"frames": part.frames} for part in videos.parts)
         trained = train_network(
-            run_dir / name, drawer.network.init, partial(score, config, drawer), parts, drawer.schedule
+            run_dir / name, drawer.network.init, partial(score, config, drawer), (first, second, third), drawer.schedule
         )
         nats[name] = np.array([trained.test[f"frame_{k + 1}"] for k in range(config.frames_out)])
         logits = jax.jit(partial(forecast, config, drawer))(
@@ -293,7 +294,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         )
         for n in range(min(3, shown))
     }
-    by_frame = {"Cross-entropy by frame": save(draw_by_frame(nats), run_dir / "figures" / "by_frame.png")}
+    by_frame = {"Cross-entropy by frame": save(draw_by_frame(nats).figure, run_dir / "figures" / "by_frame.png")}
     sizes = {name: metrics[f"{name}_parameters"] for name in ("conv_lstm", "lstm")}
     write_report(
         run_dir,

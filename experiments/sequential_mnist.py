@@ -25,7 +25,7 @@ It leaves in the run directory: accuracy against steps for each cell, report.md.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -198,11 +198,11 @@ def train(config: Config, name: str, digits: tuple[Digits, Digits, Digits], pool
         nll = tally(token_nll(logits(params, xs[:, ids][order]), targets[ids]), jnp.ones(config.batch_size))
         return mean_value(nll), {"nll": nll}
 
-    def judge(params: Params, order: jax.Array, batch: Any) -> Any:
-        xs, targets = batch
+    def judge(one: tuple[Params, jax.Array], batch: Any) -> Any:
+        (params, order), (xs, targets) = one, batch
         return {"accuracy": tally(logits(params, xs[order]).argmax(-1) == targets, jnp.ones(len(targets)))}
 
-    evaluate = make_evaluate(jax.vmap(lambda both, batch: judge(*both, batch), in_axes=(0, None)))
+    evaluate = make_evaluate(jax.vmap(judge, in_axes=(0, None)))
     parts = [
         [(xs[:, i : i + 250], targets[i : i + 250]) for i in range(0, len(targets), 250)]
         for xs, targets in zip(pixels[1:], labels[1:], strict=True)
@@ -236,7 +236,7 @@ def train(config: Config, name: str, digits: tuple[Digits, Digits, Digits], pool
     )
 
 
-def curves(reads: dict[str, Read], title: str) -> Figure:
+def curves(reads: Mapping[CellName, Read], title: str) -> Figure:
     """Validation accuracy against steps, one panel an order: means over seeds, and bands from the worst to the best."""
     figure = Figure(figsize=(9.0, 3.8), layout="constrained", facecolor="white")
     for number, (ax, order) in enumerate(zip(figure.subplots(1, 2, sharey=True), ORDERS, strict=True)):

@@ -102,9 +102,6 @@ class Fold(NamedTuple):
 def load(config: Config) -> tuple[Motions, list[Fold]]:
     """The videos and their folds, the same for every seed of a network."""
     motions = load_libras() if config.dataset == "libras" else load_skeletons()
-    if config.dataset == "skeletons":  # means of 4 frames, which makes 23 of 92 and takes noise away
-        points = motions.points
-        motions = motions._replace(points=points.reshape(len(points), -1, 4, *points.shape[2:]).mean(2))
     labels, groups, folds = motions.labels, motions.groups, []
     tested_in = stratified_folds(labels, config.num_folds, 0, groups)
     for fold in range(config.num_folds):
@@ -128,6 +125,14 @@ def ridge(motions: Motions, folds: list[Fold], strengths: tuple[float, ...] = (1
         hits = [answer.argmax(1) == motions.labels for answer in answers]
         right += hits[int(np.argmax([hit[valid].mean() for hit in hits]))][test].sum()
     return float(right / len(flat))
+
+
+def to_frames(motions: Motions) -> jax.Array:
+    """Points [T, N, K, 2] as networks see them: skeletons as means of four frames, which are less noisy."""
+    points = motions.points
+    if points.shape[2] > 1:
+        points = points.reshape(len(points), -1, 4, *points.shape[2:]).mean(2)
+    return jnp.asarray(np.moveaxis(points, 0, 1))
 
 
 def stretched(points: jax.Array, start: jax.Array, length: jax.Array) -> jax.Array:
@@ -248,7 +253,7 @@ def side_by_side(folds: list[Fold], seeds: int, num_videos: int) -> Runs:
 
 def train(config: Config, net: Network, motions: Motions, runs: Runs, run_dir: Path) -> tuple[Any, Any]:
     """Parameters of all networks [R, ...], the best by their own validation, and what `fit` says."""
-    points, labels = jnp.asarray(np.moveaxis(motions.points, 0, 1)), jnp.asarray(motions.labels)
+    points, labels = to_frames(motions), jnp.asarray(motions.labels)
 
     def loss_fn(params: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
         (ids, count), _ = batch
@@ -319,19 +324,18 @@ def seen_curve(accuracy: np.ndarray, ridge_accuracy: float, chance: float) -> Ax
 def run(config: Config, run_dir: Path) -> dict[str, Any]:
     """Trains all networks and tests each on its fold."""
     motions, folds = load(config)
-    num, num_frames = motions.points.shape[:2]
+    points, num = to_frames(motions), len(motions.labels)
     net, runs = network(config, len(motions.names)), side_by_side(folds, config.seeds, num)
     params, info = train(config, net, motions, runs, run_dir)
-    points = jnp.asarray(np.moveaxis(motions.points, 0, 1))
 
     @jax.jit
     def answers(length: jax.Array) -> jax.Array:
         return jax.vmap(lambda one: net.log_probabilities(one, points, length).argmax(-1))(params)
 
-    accuracy, answer = np.zeros((config.seeds, len(SEEN))), np.zeros(0)
+    accuracy = np.zeros((config.seeds, len(SEEN)))
+    answer = np.zeros(runs.test.shape, int).reshape(config.seeds, config.num_folds, num)
     for column, part in enumerate(SEEN):
-        found = np.asarray(answers(jnp.int32(max(1, round(part * num_frames)))))
-        answer = found.reshape(config.seeds, config.num_folds, num)
+        answer = np.asarray(answers(jnp.int32(max(1, round(part * len(points)))))).reshape(answer.shape)
         hits = (answer == motions.labels) & runs.test.reshape(answer.shape)
         accuracy[:, column] = hits.sum((1, 2)) / num
     tested = runs.test[: config.num_folds].argmax(0)  # the fold that tests each video

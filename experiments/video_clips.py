@@ -179,7 +179,8 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     )
     metrics: dict[str, Any] = {}
     rows, figures, notes = [], {}, []
-    shown, said = data.parts[2]["frames"][:6], {}
+    shown = data.parts[2]["frames"][:6]
+    said: dict[str, np.ndarray] = {}
     for name, net in networks(config, sum(sizes.values())).items():
         one = name == "one_frame"
         trained = train_network(

@@ -210,7 +210,7 @@ def _decode(path: pathlib.Path) -> Iterator[Image.Image]:
             raise ValueError(f"`clip` must be a video, got {path}: {error}") from error
         return
     try:
-        import av
+        import av  # pyrefly: ignore[missing-import]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"reading {path} needs PyAV; run `pip install av`") from error
     try:
