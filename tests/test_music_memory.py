@@ -3,6 +3,7 @@
 import itertools
 import math
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from experiments._music import (
     roll_model,
     tune_memory,
 )
+from experiments.music import Config, Networks, run
 from rnn_jax import unroll
 from rnn_jax.data.batching import pad
 from rnn_jax.data.pieces import Piece, roll_pieces
@@ -142,3 +144,11 @@ def test_the_bernoulli_floor_is_the_one_of_the_official_splits(name: str, floor:
     except FileNotFoundError as error:
         pytest.skip(f"the file cannot be found: {error}")
     assert pooled_nll(frequency_likelihoods(splits.train, splits.test)) == pytest.approx(floor, abs=0.005)
+
+
+def test_networks_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`hidden_sizes` must have one for each of \('gru', 'lru'\), got \(8,\)"):
+        Networks(("gru", "lru"), (8,), 10, 1e-3, 0.1, 0.1)
+    twice = Config(compared=Networks(("gru", "gru"), (8, 9), 10, 1e-3, 0.1, 0.1))
+    with pytest.raises(ValueError, match=r"`compared.cells` must be different cells, got \('gru', 'gru'\)"):
+        run(twice, tmp_path)
