@@ -77,14 +77,15 @@ class Config:
     """The ConvLSTM has blocks of patch x patch pixels as features."""
     units: tuple[int, ...] = (256, 256)
     """Of the layers of the LSTM that has pixels as features."""
-    batch_size: int = 32
-    learning_rate: float = 3e-3
+    batch_size: int = 16
+    learning_rate: float = 7e-3
     """Of the ConvLSTM. Falls to a hundredth along a cosine."""
     lstm_learning_rate: float = 1e-3
-    num_steps: int = 800
-    lstm_steps: int = 800
-    eval_every: int = 100
-    max_seconds: float = 900.0
+    num_steps: int = 3500
+    """Of the ConvLSTM."""
+    lstm_steps: int = 2500
+    eval_every: int = 125
+    max_seconds: float = 1800.0
     """For each network."""
     seed: int = 0
 
