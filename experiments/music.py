@@ -157,7 +157,7 @@ class Config:
     """Of the memory: what is tried on the validation pieces."""
     sharpnesses: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     priors: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-    temperature: float = 0.7
+    temperature: float = 0.8
     """Of the composed music: below 1 is safer, above 1 wilder."""
     composed_steps: int = 96
     opening_steps: int = 24
