@@ -316,7 +316,7 @@ def seen_curve(accuracy: np.ndarray, ridge_accuracy: float, chance: float) -> Ax
     ax.axhline(100 * chance, color=PALETTE[5], ls=(0, (1, 2)), lw=1.4, label="chance")
     ax.set(xlabel="part of the frames that was seen, %", ylabel="accuracy, %", ylim=(0, 100), xticks=[25, 50, 75, 100])
     ax.grid(axis="y", color=FAINT, lw=0.7)
-    ax.legend(frameon=False, fontsize=8.5, loc="lower right")
+    ax.legend(frameon=False, fontsize=8.5, loc="upper left")
     finish(ax, "How soon does it know?")
     return ax
 
