@@ -14,14 +14,21 @@
 - `batching`: padding, shuffling and grouping by length as pure functions.
 - `pipeline`: endless batches, built in the background, that can be put back to any place.
 - `windows`: long streams cut into windows for truncated backpropagation.
+- `digits`: real handwritten digits: 1,797 embedded, 5,000, and MNIST.
+- `moving_digits`: videos of digits that bounce off walls.
+- `motions`: a hand that signs and people who act, as points over time; stratified folds.
+- `video_folders`: UCF-101 and KTH in their official splits, frames of any video file, GIFs.
 - `audio`: notes to MIDI, sound and WAV files, and WAV files to sound.
 """
 
 from rnn_jax.data.audio import Note, read_wav, roll_notes, synthesize, voice_notes, write_midi, write_wav
 from rnn_jax.data.batching import Batch, Numbered, batches, epoch_order, pad, padded_fraction
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, transpose, voice_ranges
+from rnn_jax.data.digits import Digits, load_mnist, load_mnist_5k, load_optdigits, read_idx, split_digits
 from rnn_jax.data.dynamical import load_lorenz63, simulate_lorenz63
 from rnn_jax.data.fetch import REGISTRY, DamagedFileError, Entry, Member, cache_dir, fetch
+from rnn_jax.data.motions import KEY_POINTS, Motions, load_libras, load_skeletons, stratified_folds
+from rnn_jax.data.moving_digits import MovingDigits, moving_digits, render
 from rnn_jax.data.piano_rolls import LOWEST_KEY, load_piano_rolls
 from rnn_jax.data.pipeline import side_by_side, stream, with_steps
 from rnn_jax.data.proteins import (
@@ -66,6 +73,7 @@ from rnn_jax.data.texts import (
     xz_bits,
 )
 from rnn_jax.data.ts_files import TIME_SERIES, LabelledSeries, load_time_series, read_ts
+from rnn_jax.data.video_folders import Clip, Clips, frame_numbers, kth_clips, read_clip, ucf101_clips, write_gif
 from rnn_jax.data.vocabulary import (
     END,
     START,
@@ -85,6 +93,7 @@ from rnn_jax.data.windows import Passes, Window, Windows, passes, random_lengths
 
 __all__ = [
     "END",
+    "KEY_POINTS",
     "LOWEST_KEY",
     "REGISTRY",
     "SPOKEN_DIGITS_RATE",
@@ -95,12 +104,17 @@ __all__ = [
     "Batch",
     "Chain",
     "Chorale",
+    "Clip",
+    "Clips",
     "DamagedFileError",
     "DigitString",
+    "Digits",
     "Entry",
     "LabelledSeries",
     "Member",
     "MfccDigit",
+    "Motions",
+    "MovingDigits",
     "Note",
     "Numbered",
     "PaddingReport",
@@ -126,22 +140,30 @@ __all__ = [
     "enumerate_commands",
     "epoch_order",
     "fetch",
+    "frame_numbers",
     "interpret",
     "join_digits",
     "join_symbols",
     "kneser_ney_bits",
+    "kth_clips",
     "load_cb513",
     "load_chorales",
     "load_digit_mfccs",
     "load_ding",
+    "load_libras",
     "load_lorenz63",
+    "load_mnist",
+    "load_mnist_5k",
     "load_multi30k",
+    "load_optdigits",
     "load_piano_rolls",
     "load_protein_chains",
+    "load_skeletons",
     "load_spoken_digits",
     "load_subwords",
     "load_text",
     "load_time_series",
+    "moving_digits",
     "pad",
     "padded_fraction",
     "pair_batches",
@@ -149,11 +171,14 @@ __all__ = [
     "passes",
     "random_lengths",
     "random_windows",
+    "read_clip",
     "read_fasta",
+    "read_idx",
     "read_structure_db",
     "read_text",
     "read_ts",
     "read_wav",
+    "render",
     "report_padding",
     "roll_notes",
     "save_subwords",
@@ -161,18 +186,22 @@ __all__ = [
     "side_by_side",
     "simulate_lorenz63",
     "split_by_entry",
+    "split_digits",
     "split_symbols",
     "split_takes",
+    "stratified_folds",
     "stream",
     "streams",
     "synthesize",
     "train_subwords",
     "transpose",
+    "ucf101_clips",
     "unigram_bits",
     "voice_notes",
     "voice_ranges",
     "windows",
     "with_steps",
+    "write_gif",
     "write_midi",
     "write_wav",
     "xz_bits",
