@@ -81,9 +81,9 @@ class Config:
     learning_rate: float = 7e-3
     """Of the ConvLSTM. Falls to a hundredth along a cosine."""
     lstm_learning_rate: float = 1e-3
-    num_steps: int = 3500
+    num_steps: int = 2500
     """Of the ConvLSTM."""
-    lstm_steps: int = 2500
+    lstm_steps: int = 1500
     eval_every: int = 125
     max_seconds: float = 1800.0
     """For each network."""

@@ -10,8 +10,8 @@ BY 4.0), embedded. 30 are copies of others; copies are always in the same fold.
 (data AR.data of the R package dbcsp, GPL >= 2; Rodriguez-Moreno et al. 2020). The file comes through `RNN_JAX_DATA`.
 
 Accuracy over five stratified folds, each video tested once. In a fold an eighth of the other four chooses the best
-state; nothing was chosen by a test fold. Three seeds: 93.4 % with a standard deviation of 0.6 on Libras, 87.1 and 0.4 on
-skeletons. Baseline, on the same folds: ridge regression on all coordinates, 62.8 and 68.0 %.
+state; nothing was chosen by a test fold. Mean and standard deviation of three seeds: 93.4 and 0.6 % on Libras, 87.1 and
+0.4 % on skeletons. Baseline, on the same folds: ridge regression on all coordinates, 62.8 and 68.0 %.
 
     python -m experiments.video                          # 3 to 6 minutes on one core, three seeds
     python -m experiments.video --dataset skeletons
