@@ -83,6 +83,7 @@ def probability_strip(probabilities: np.ndarray, residues: np.ndarray, states: n
             colour = COLOURS[letter] if height < -0.1 else "#22303C"
             ax.text(place, height, letter, ha="center", va="center", fontsize=size, color=colour, family="monospace")
     ax.set(xlim=(-0.5, len(residues) - 0.5), ylim=(-0.22, 1), ylabel="probability", xlabel="residue (from 0)")
+    ax.set_yticks([0, 0.5, 1])
     handles: list[Any] = [ax.fill_between([], [], color=COLOURS[state], label=state) for state in "HGIEBTSC"]
     finish(ax, title)
     ax.legend(handles=handles, ncols=8, frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0))

