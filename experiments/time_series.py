@@ -1,8 +1,9 @@
 r"""Is a small recurrent network a match for the nearest neighbour under time warping, and for last year's numbers?
 
-Classification: a GRU, or any other cell, reads whole series; the mean of its outputs over all steps gives the label. All
-sets and cells have the same settings; nothing is chosen by test series. Data: sets of the UCR and UEA archives in their official splits (`rnn_jax.data.load_time_series` has sizes,
-licences, papers). JapaneseVowels is embedded; the others are downloaded, or come with
+Classification: a GRU, or any other cell, reads whole series; the mean of its outputs over all steps gives the label.
+All sets and cells have the same settings; nothing is chosen by test series. Data: sets of the UCR and UEA archives in
+their official splits (`rnn_jax.data.load_time_series` has sizes, licences, papers). JapaneseVowels is embedded; the
+others are downloaded, or come with
 
     pip install --no-deps aeon==1.6.0
 
