@@ -3,6 +3,7 @@
 - `lyapunov`: how fast neighbouring trajectories part; a penalty on it.
 - `fixed_points`: where a network stands still, and the dynamics near there.
 - `gradients`: how far gradients reach, and how fast starts are forgotten.
+- `online`: gradients while a sequence arrives.
 - `attractors`: whether a free run has the attractor of the data.
 - `vectors`: carries as real vectors.
 """
@@ -24,6 +25,16 @@ from rnn_jax.analysis.gradients import (
     saturation,
 )
 from rnn_jax.analysis.lyapunov import LyapunovSpectrum, flossing_penalty, kaplan_yorke_dimension, lyapunov_spectrum
+from rnn_jax.analysis.online import (
+    OnlineGradient,
+    OnlineStep,
+    e_prop,
+    rtrl,
+    snap1,
+    split_gated,
+    truncated,
+    uoro,
+)
 from rnn_jax.analysis.vectors import as_vector
 
 __all__ = [
@@ -31,8 +42,11 @@ __all__ = [
     "JacobianProducts",
     "Linearisation",
     "LyapunovSpectrum",
+    "OnlineGradient",
+    "OnlineStep",
     "as_vector",
     "carry_gradients",
+    "e_prop",
     "find_fixed_points",
     "flossing_penalty",
     "forgetting",
@@ -43,6 +57,11 @@ __all__ = [
     "lyapunov_spectrum",
     "power_spectrum_distance",
     "row_norms",
+    "rtrl",
     "saturation",
+    "snap1",
+    "split_gated",
     "state_space_divergence",
+    "truncated",
+    "uoro",
 ]
