@@ -51,7 +51,7 @@ def load_mnist_5k() -> Digits:
         DamagedFileError: if it was found but is not the published one.
     """
     with gzip.open(fetch("mnist_5k"), "rt", encoding="ascii") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.uint8, converters=float)
+        table = np.loadtxt(file, delimiter=",", dtype=np.float32).astype(np.uint8)
     return Digits(table[:, :-1].reshape(-1, 28, 28), table[:, -1])
 
 
