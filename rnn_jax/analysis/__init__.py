@@ -4,11 +4,14 @@
 - `fixed_points`: where a network stands still, and the dynamics near there.
 - `gradients`: how far gradients reach, and how fast starts are forgotten.
 - `online`: gradients while a sequence arrives.
+- `attribution`: what in a sequence an output depends on.
+- `probes`: what can be read from hidden states.
 - `attractors`: whether a free run has the attractor of the data.
 - `vectors`: carries as real vectors.
 """
 
 from rnn_jax.analysis.attractors import power_spectrum_distance, state_space_divergence
+from rnn_jax.analysis.attribution import integrated_gradients, occlusion, saliency
 from rnn_jax.analysis.fixed_points import (
     FixedPoints,
     Linearisation,
@@ -35,33 +38,52 @@ from rnn_jax.analysis.online import (
     truncated,
     uoro,
 )
+from rnn_jax.analysis.probes import (
+    Components,
+    FlowField,
+    ProbeResult,
+    flow_field,
+    linear_probe,
+    principal_components,
+    unit_features,
+)
 from rnn_jax.analysis.vectors import as_vector
 
 __all__ = [
+    "Components",
     "FixedPoints",
+    "FlowField",
     "JacobianProducts",
     "Linearisation",
     "LyapunovSpectrum",
     "OnlineGradient",
     "OnlineStep",
+    "ProbeResult",
     "as_vector",
     "carry_gradients",
     "e_prop",
     "find_fixed_points",
     "flossing_penalty",
+    "flow_field",
     "forgetting",
     "implicit_fixed_point",
+    "integrated_gradients",
     "jacobian_products",
     "kaplan_yorke_dimension",
+    "linear_probe",
     "linearise",
     "lyapunov_spectrum",
+    "occlusion",
     "power_spectrum_distance",
+    "principal_components",
     "row_norms",
     "rtrl",
+    "saliency",
     "saturation",
     "snap1",
     "split_gated",
     "state_space_divergence",
     "truncated",
+    "unit_features",
     "uoro",
 ]
