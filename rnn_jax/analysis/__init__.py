@@ -6,12 +6,14 @@
 - `online`: gradients while a sequence arrives.
 - `attribution`: what in a sequence an output depends on.
 - `probes`: what can be read from hidden states.
+- `automata`: a finite automaton out of a network.
 - `attractors`: whether a free run has the attractor of the data.
 - `vectors`: carries as real vectors.
 """
 
 from rnn_jax.analysis.attractors import power_spectrum_distance, state_space_divergence
 from rnn_jax.analysis.attribution import integrated_gradients, occlusion, saliency
+from rnn_jax.analysis.automata import Automaton, ExtractionReport, extract_automaton
 from rnn_jax.analysis.fixed_points import (
     FixedPoints,
     Linearisation,
@@ -50,7 +52,9 @@ from rnn_jax.analysis.probes import (
 from rnn_jax.analysis.vectors import as_vector
 
 __all__ = [
+    "Automaton",
     "Components",
+    "ExtractionReport",
     "FixedPoints",
     "FlowField",
     "JacobianProducts",
@@ -62,6 +66,7 @@ __all__ = [
     "as_vector",
     "carry_gradients",
     "e_prop",
+    "extract_automaton",
     "find_fixed_points",
     "flossing_penalty",
     "flow_field",
