@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rnn_jax.data.audio import synthesize, write_midi, write_wav
 from rnn_jax.data.pieces import PieceSet, heard
 from rnn_jax.plotting import FAINT, PALETTE, finish, new_axes, piano_roll, save
+from rnn_jax.plotting.style import legend_above
 from rnn_jax.training import FitInfo
 
 
@@ -81,5 +82,5 @@ def draw_memory(
     bottom.set_ylim(bottom=0)
     finish(bottom, "How surprising each frame is")
     bottom.set(xlabel="bar", ylabel="nats")
-    bottom.legend(frameon=False, fontsize=9)
+    legend_above(bottom, bottom.get_lines())
     return save(figure, folder / "memory.png")
