@@ -1,13 +1,14 @@
 """Dynamic time warping against a loop over cells, and the forecasts against a loop over months."""
 
 import math
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments._dtw import dtw_distances, nearest_accuracy
-from experiments.time_series import forecasts, later_growth, load_months, prepare
+from experiments.time_series import Config, find_sets, forecasts, later_growth, load_months, prepare
 from rnn_jax.data.ts_files import LabelledSeries
 
 
@@ -75,3 +76,20 @@ def test_the_growth_that_is_read_is_scaled_by_the_training_months_alone() -> Non
     assert read.std() == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(months.inputs[:, 0] * months.scale + months.mean, months.growth, atol=1e-6)
     assert months.growth[0] == pytest.approx(math.log(115 / 112))
+
+
+def test_sets_of_the_user_are_found_and_those_that_are_nowhere_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(name: str) -> None:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr("experiments.time_series.load_time_series", nowhere)
+    for part in ("TRAIN", "TEST"):
+        (tmp_path / f"Own_{part}.ts").write_text("@classLabel true a b\n@data\n1,2:a\n3:b\n")
+    sets, notes = find_sets(Config(sets=("GunPoint",), folder=tmp_path))
+    assert list(sets) == ["Own"]
+    assert [len(part.labels) for part in sets["Own"]] == [2, 2]
+    (note,) = notes
+    assert note.startswith("GunPoint was left out")
+    assert "pip install --no-deps aeon==1.6.0" in note
