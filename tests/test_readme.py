@@ -49,6 +49,17 @@ def test_the_forcing_example_is_one_program_from_forced_to_free() -> None:
     assert not jnp.allclose(names["free"], shifted, atol=1e-2)
 
 
+def test_the_analysis_example_measures() -> None:
+    names: dict = {}
+    exec(compile(block("analysis example", PAGES["analysis.md"]), "analysis.md", "exec"), names)
+    assert float(names["spectrum"].exponents[0]) < 0
+    assert (jnp.diff(names["reach"].log_norm[-50:]) > -1).all()
+    assert bool(names["found"].converged[0])
+    h = names["point"]
+    assert jnp.allclose(names["still"](h), h, atol=1e-4)
+    assert names["modes"].num_unstable == 0
+
+
 def test_the_training_example_trains_and_is_there_at_once_when_run_again(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     first: dict = {}
