@@ -141,7 +141,7 @@ SMOKE = Config(
     window=3,
 )
 PRESETS = {"paper": Config(hidden_size=300, num_layers=3, batch_size=64, num_epochs=40)}
-"""A stack of the size of Soenderby & Winther 2014 as far as it is known, for accelerators; not run here."""
+"""A large stack with profiles for accelerators; the sizes of Soenderby & Winther 2014 were not checked; not run here."""
 
 
 def make_network(config: Config, name: str) -> Layer:
@@ -310,6 +310,7 @@ def train_and_judge(config: Config, run_dir: Path, queries: Sequence[Chain]) -> 
     alike = related(test, chains.train) > 0.3
     strangers = [row for row, one in zip(hits["profiles"][1], alike, strict=True) if not one]
     counts = confusion(found["profiles"], test)
+    num_steps = config.num_epochs * -(-len(chains.train) // config.batch_size)
     metrics: dict[str, Any] = {
         "test_q8": 100 * pooled(hits["profiles"][0]),
         "test_q3": 100 * pooled(hits["profiles"][1]),
@@ -360,7 +361,7 @@ def train_and_judge(config: Config, run_dir: Path, queries: Sequence[Chain]) -> 
         metrics_rows=[{"method": name, "Q8": 100 * q8, "Q3": 100 * q3} for name, (q8, q3) in rows.items()],
         figures=pictures,
         links=links,
-        notes=[f"{name}: {describe_fit(info, info.steps)}" for name, info in infos.items()],
+        notes=[f"{name}: {describe_fit(info, num_steps)}" for name, info in infos.items()],
     )
     return metrics | {"parameters": tree.size(params["profiles"])}
 
