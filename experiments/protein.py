@@ -141,7 +141,7 @@ SMOKE = Config(
     window=3,
 )
 PRESETS = {"paper": Config(hidden_size=300, num_layers=3, batch_size=64, num_epochs=40)}
-"""A large stack with profiles for accelerators; the sizes of Soenderby & Winther 2014 were not checked; not run here."""
+"""A large stack for accelerators, not run here; the sizes of Soenderby & Winther 2014 were not checked."""
 
 
 def make_network(config: Config, name: str) -> Layer:
