@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax import Cell, Layer, dense, unroll
+from rnn_jax import Cell, Layer, dense, stream_step, unroll
 from rnn_jax.data.batching import batches
 from rnn_jax.data.pipeline import stream
 from rnn_jax.initializers import lecun_normal
@@ -94,8 +94,9 @@ class ForecasterParams(NamedTuple):
 def forecaster(make_cell: Callable[[int], Cell], sizes: tuple[int, ...], num_features: int) -> Forecaster:
     """The encoder-forecaster of Shi et al. 2015 (arXiv:1506.04214), of any cell.
 
-    A stack of cells reads the frames. Its final carries are where a second one, turned upside down, starts; that one
-    reads nothing, and the outputs of all its layers together give the logits of each pixel.
+    A stack of cells reads the frames. Its final carries are where a second one, turned upside down, starts. That one
+    reads the frame before, first the last that was seen and then its own (the conditional decoder of Srivastava et al.
+    2015, arXiv:1502.04681), and the outputs of all its layers together give the logits of each pixel.
 
     Args:
         make_cell: makes a cell of a given size.
@@ -111,7 +112,7 @@ def forecaster(make_cell: Callable[[int], Cell], sizes: tuple[int, ...], num_fea
     def init(key: jax.Array) -> ForecasterParams:
         first, second, last = jax.random.split(key, 3)
         keys = jax.random.split(first, len(sizes)), jax.random.split(second, len(sizes))
-        inputs = (num_features, *sizes[:-1]), (1, *sizes[:0:-1])
+        inputs = (num_features, *sizes[:-1]), (num_features, *sizes[:0:-1])
         return ForecasterParams(
             encoder=tuple(cell.init(*each) for cell, *each in zip(encoder, keys[0], inputs[0], strict=True)),
             decoder=tuple(cell.init(*each) for cell, *each in zip(decoder, keys[1], inputs[1], strict=True)),
@@ -123,11 +124,18 @@ def forecaster(make_cell: Callable[[int], Cell], sizes: tuple[int, ...], num_fea
         for cell, one in zip(encoder, params.encoder, strict=True):
             carry, hs = unroll(cell, one, hs)
             carries.append(carry)
-        hs, outputs = jnp.zeros((num_frames, *xs.shape[1:-1], 1), xs.dtype), []
-        for cell, one, carry in zip(decoder, params.decoder, carries[::-1], strict=True):
-            hs = unroll(cell, one, hs, carry)[1]
-            outputs.append(hs)
-        return readout.project(params.readout, jnp.concatenate(outputs, axis=-1))
+
+        def step(state: tuple[list[Any], jax.Array], _: None) -> tuple[tuple[list[Any], jax.Array], jax.Array]:
+            carries, frame = state
+            h, following, outputs = frame, [], []
+            for cell, one, carry in zip(decoder, params.decoder, carries, strict=True):
+                carry, h = stream_step(cell, one, carry, h)
+                following.append(carry)
+                outputs.append(h)
+            logits = readout.project(params.readout, jnp.concatenate(outputs, axis=-1))
+            return (following, jax.nn.sigmoid(logits)), logits
+
+        return jax.lax.scan(step, (carries[::-1], xs[-1]), length=num_frames)[1]
 
     return Forecaster(init, apply)
 

@@ -73,10 +73,10 @@ RECIPES = {
         lambda units, steps: lru(units, state_size=units // 2, r_min=0.99, r_max=0.999, max_phase=np.pi / 2),
         1e-2,
     ),
-    "min_gru": Recipe("minGRU", lambda units, steps: min_gru(units, bias_init=chrono(steps)), 5e-3),
-    "gru": Recipe("GRU", lambda units, steps: gru(units, bias_init=chrono(steps)), 5e-3),
-    "lstm": Recipe("LSTM", lambda units, steps: lstm(units, bias_init=chrono(steps)), 5e-3),
-    "irnn": Recipe("IRNN", lambda units, steps: elman(units, activation=jax.nn.relu, recurrent_init=identity()), 5e-4),
+    "min_gru": Recipe("minGRU", lambda units, steps: min_gru(units, bias_init=chrono(steps)), 1e-2),
+    "gru": Recipe("GRU", lambda units, steps: gru(units, bias_init=chrono(steps)), 1e-2),
+    "lstm": Recipe("LSTM", lambda units, steps: lstm(units, bias_init=chrono(steps)), 1e-2),
+    "irnn": Recipe("IRNN", lambda units, steps: elman(units, activation=jax.nn.relu, recurrent_init=identity()), 2e-3),
     "tanh": Recipe("tanh", lambda units, steps: elman(units), 1e-3),
 }
 """By the name that flags use. The LRU starts with memories of 100 to 1,000 steps."""
@@ -106,8 +106,8 @@ class Config:
     """Cells that read means of 2 x 2 pixels."""
     units: int = 64
     batch_size: int = 20
-    num_steps: int = 1200
-    """Seven epochs of 3,500 digits."""
+    num_steps: int = 1500
+    """Between eight and nine epochs of 3,500 digits."""
     eval_every: int = 150
     max_seconds: float = 1200.0
     """For each cell."""

@@ -68,7 +68,7 @@ class Config:
     size: int = 16
     """Height and width to which frames are resized."""
     num_frames: int = 5
-    num_train: int = 2000
+    num_train: int = 20_000
     """Videos of digits."""
     num_valid: int = 200
     num_test: int = 500
@@ -81,8 +81,8 @@ class Config:
     batch_size: int = 32
     learning_rate: float = 3e-3
     """Falls to a hundredth along a cosine."""
-    num_steps: int = 600
-    eval_every: int = 100
+    num_steps: int = 1500
+    eval_every: int = 150
     max_seconds: float = 600.0
     """For each network."""
     seed: int = 0
