@@ -80,7 +80,7 @@ def sound_recognizer(
     heard = front._replace(readout=lambda params, hs, xs: (front.readout(params, hs, xs) - LEVEL) / SPREAD)
     size, per_step = frames_per_step * mel.num_bands, frames_per_step * mel.hop
     if direction == "both":
-        return Recognizer(hear, _both(cell, hidden_size, num_layers, dropout), size, frames_per_step, per_step)
+        return Recognizer(hear, _both(cell, hidden_size // 2, num_layers, dropout), size, frames_per_step, per_step)
     layers = (*_layers(cell, hidden_size, num_layers, dropout), dense(LABELS))
     return Recognizer(hear, layer(stack(*layers)), size, frames_per_step, per_step, stack(heard, *layers))
 
@@ -92,7 +92,7 @@ def feature_recognizer(
     frames = np.concatenate(train)
     mean, scale = frames.mean(0)[None, None], frames.std(0)[None, None]
     if direction == "both":
-        net = _both(cell, hidden_size, num_layers, dropout)
+        net = _both(cell, hidden_size // 2, num_layers, dropout)
     else:
         net = layer(stack(*_layers(cell, hidden_size, num_layers, dropout), dense(LABELS)))
     return Recognizer(lambda xs: (jnp.asarray(xs) - mean) / scale, net, frames.shape[-1], 1, 1)
@@ -109,13 +109,19 @@ def _both(cell: str, hidden_size: int, num_layers: int, dropout: float) -> Layer
     return serial(*(bidirectional(*pair) for pair in pairs), layer(dense(LABELS)))
 
 
-def loss_of(model: Recognizer, tilt: float) -> Any:
-    """The CTC loss in nats per digit, of features as another voice or microphone might have made them."""
+def loss_of(model: Recognizer, tilt: float, blank_cost: float, blank_steps: int) -> Any:
+    """The CTC loss in nats per digit, of features as another voice or microphone might have made them.
+
+    A network that walks forward soon finds that it can say a digit at the very first step, whatever comes, and blanks
+    from then on; all paths go through that step, and no other one learns. So blanks cost `blank_cost` at first, falling
+    to nothing at `blank_steps`: all steps must say which digit they hear before they may be silent.
+    """
 
     def loss_fn(params: Any, strings: Strings, *, key: jax.Array, step: jax.Array) -> Any:
         noise_key, net_key = jax.random.split(key)
         xs = _disturbed(noise_key, model.hear(strings.sound), model.groups, tilt)
         logits = model.net.apply(model.net.perturb(net_key, params, xs.shape), xs, lengths=strings.steps)[1]
+        logits = logits.at[..., 0].add(-blank_cost * jnp.maximum(0, 1 - step / blank_steps))
         nll = ctc_nll(logits, strings.labels, lengths=strings.steps, label_lengths=strings.counts)
         # The weight of a string is its digits; one that is too short for them has none.
         fits = ctc_steps(strings.labels, strings.counts) <= strings.steps

@@ -1,6 +1,6 @@
 """Strings of spoken digits for `experiments.speech`: drawn for training, laid out for testing, put into batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,21 +20,29 @@ from rnn_jax.data import (
 
 __all__ = [
     "MFCC_RATE",
+    "SPEAKERS",
     "Data",
     "Strings",
     "Voice",
+    "all_takes",
     "batch_of",
     "batches_of",
     "covering_strings",
+    "joined",
+    "leveled",
     "load_voices",
     "training_strings",
 ]
 
 MFCC_RATE = 40
 """Frames a second of the features that a package ships."""
+LEVEL = 0.05
+"""The root mean square of strings over their whole length, silence included."""
 EPOCH = 1024
 ROWS = 64
 """Strings in a batch for testing."""
+
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
 Voice = tuple[Any, ...]
 """The recordings of one speaker, or of all where the speaker is not known."""
@@ -48,9 +56,11 @@ class Data:
     """mfcc: features that a package ships, for where the recordings are not to be had; without speakers and sound."""
     wav: Path | None = None
     """A file of one's own to be recognized too: mono, 16 bits, 8 kHz."""
-    most_digits: int = 5
+    most_digits: int = 3
     """A string for training has 1 to so many, all by one speaker, as far as they fit into the window."""
-    window: float = 2.4
+    ramp: int = 2000
+    """The first so many strings have one digit, as many more at most two, and so on: ends are learned from those."""
+    window: float = 1.8
     test_digits: tuple[int, int] = (3, 7)
     """How many digits the strings have whose error rate is claimed, the least and the most."""
     longest: int = 8
@@ -58,13 +68,15 @@ class Data:
     takes: int = 5
     """How many of the five takes for testing, and for choosing, are used."""
     gap: float = 0.3
-    """Before, between and after digits is silence, uniformly 0 to so long."""
-    noise: tuple[float, float] = (15.0, 40.0)
+    """Before, between and after digits is silence, uniformly 0 to so long ..."""
+    tail: float = 0.3
+    """... and so much more after the last one: who only listens forward knows a digit when it is over."""
+    noise: tuple[float, float] = (25.0, 40.0)
     """White noise over the whole string, so far below its mean power; for training uniform between the two."""
     test_noise: float = 30.0
-    gain: float = 10.0
-    """Training strings are louder or softer by up to so much."""
-    speed: float = 0.12
+    gain: float = 4.0
+    """All strings are brought to one level, `LEVEL`; those for training are then louder or softer by up to so much."""
+    speed: float = 0.05
     """Training strings are faster or slower, and so higher or lower, by a factor of up to exp(this)."""
 
 
@@ -138,12 +150,14 @@ def training_string(voices: Sequence[Voice], data: Data, size: int, seed: int, n
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number])))
     voice = voices[int(rng.integers(len(voices)))]
     factor = np.exp(rng.uniform(-data.speed, data.speed))
-    picked = [voice[i] for i in rng.integers(0, len(voice), rng.integers(1, data.most_digits + 1))]
+    most = min(data.most_digits, 1 + number // data.ramp)
+    picked = [voice[i] for i in rng.integers(0, len(voice), rng.integers(1, most + 1))]
     picked = [one._replace(sound=resampled(one.sound, factor)) for one in picked]
-    gaps = draw_gaps(rng, data, len(picked))
-    ends = np.cumsum([len(one.sound) + gap for one, gap in zip(picked, gaps[1:], strict=True)]) + gaps[0]
+    gaps, tail = draw_gaps(rng, data, len(picked))
+    ends = np.cumsum([len(one.sound) + gap for one, gap in zip(picked, gaps[1:], strict=True)]) + gaps[0] + tail
     kept = max(1, int((ends <= size).sum()))
     gaps = gaps[: kept + 1] if ends[kept - 1] <= size else np.zeros(kept + 1, int)
+    gaps[-1] += tail
     string = join_digits(picked[:kept], gaps.tolist())
     string = string._replace(sound=string.sound[:size])
     return recorded(rng, string, data, rng.uniform(*data.noise), rng.uniform(-data.gain, data.gain))
@@ -159,7 +173,9 @@ def covering_strings(voices: Sequence[Voice], num_digits: int, data: Data, seed:
     for voice in voices:
         order = rng.permutation(len(voice))
         for group in np.resize(order, (-(-len(order) // num_digits), num_digits)):
-            string = join_digits([voice[i] for i in group], draw_gaps(rng, data, num_digits).tolist())
+            gaps, tail = draw_gaps(rng, data, num_digits)
+            gaps[-1] += tail
+            string = join_digits([voice[i] for i in group], gaps.tolist())
             strings.append(recorded(rng, string, data, data.test_noise, 0.0))
     return strings
 
@@ -199,17 +215,33 @@ def resampled(sound: np.ndarray, factor: float) -> np.ndarray:
     return (1 - weight) * sound[low] + weight * sound[low + 1]
 
 
-def draw_gaps(rng: np.random.Generator, data: Data, num_digits: int) -> np.ndarray:
-    """Silences around digits; none between features, whose silence is not known."""
-    longest = data.gap * rate_of(data) if data.source == "recordings" else 0
-    return rng.uniform(0, longest, num_digits + 1).astype(int)
+def draw_gaps(rng: np.random.Generator, data: Data, num_digits: int) -> tuple[np.ndarray, int]:
+    """Silences around digits, and what is added to the last one; none between features, whose silence is not known."""
+    rate = rate_of(data) if data.source == "recordings" else 0
+    return rng.uniform(0, data.gap * rate, num_digits + 1).astype(int), int(data.tail * rate)
+
+
+def leveled(sound: np.ndarray) -> np.ndarray:
+    """Sound [N] whose root mean square is `LEVEL`; silence stays."""
+    power = float(np.sqrt(np.square(sound, dtype=np.float64).mean()))
+    return (sound * (LEVEL / power)).astype(np.float32) if power > 0 else sound
 
 
 def recorded(rng: np.random.Generator, string: DigitString, data: Data, noise: float, gain: float) -> DigitString:
-    """As a microphone hears it: with noise so far below the mean power, and louder by a gain. Features stay."""
+    """As a microphone hears it: at one level, with noise so far below it, and louder by a gain. Features stay."""
     if data.source == "mfcc":
         return string
-    sound = string.sound
-    level = np.sqrt(np.square(sound).mean()) * 10 ** (-noise / 20)
-    heard = (sound + level * rng.standard_normal(len(sound))) * 10 ** (gain / 20)
+    sound = leveled(string.sound)
+    heard = (sound + LEVEL * 10 ** (-noise / 20) * rng.standard_normal(len(sound))) * 10 ** (gain / 20)
     return string._replace(sound=heard.astype(np.float32))
+
+
+def joined(groups: Iterable[list[DigitString]]) -> list[DigitString]:
+    """The strings of several groups."""
+    return [string for group in groups for string in group]
+
+
+def all_takes(voices: Splits[Voice], speaker: str) -> Voice:
+    """Every recording of a speaker."""
+    number = SPEAKERS.index(speaker)
+    return tuple(one for part in voices for one in part[number])

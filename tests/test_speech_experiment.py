@@ -39,13 +39,31 @@ VOICES = (voice("ada", 0), voice("bob", 1))
 
 
 def test_a_training_string_depends_on_its_number_only() -> None:
-    data = Data()
-    first, again, other = (training_string(VOICES, data, 9600, 3, number) for number in (5, 5, 6))
+    data = Data(most_digits=5, ramp=1, window=2.4)
+    first, again, other = (training_string(VOICES, data, 19200, 3, number) for number in (5, 5, 6))
     np.testing.assert_array_equal(first.sound, again.sound)
     assert first.sound.shape != other.sound.shape or (first.sound != other.sound).any()
-    many = [training_string(VOICES, data, 9600, 0, number) for number in range(60)]
-    assert all(len(one.sound) <= 9600 and 1 <= len(one.digits) <= 5 for one in many)
+    many = [training_string(VOICES, data, 19200, 0, number) for number in range(10, 70)]
+    assert all(len(one.sound) <= 19200 and 1 <= len(one.digits) <= 5 for one in many)
     assert {len(one.digits) for one in many} >= {1, 2, 3}
+
+
+def test_the_first_strings_have_few_digits() -> None:
+    data = Data(most_digits=3, ramp=20, window=9.0)
+    most = [
+        max(len(training_string(VOICES, data, 72000, 0, number).digits) for number in range(start, start + 20))
+        for start in (0, 20, 40, 60)
+    ]
+    assert most == [1, 2, 3, 3]
+
+
+def test_silence_follows_the_last_digit() -> None:
+    data = Data(test_noise=300.0, noise=(300.0, 300.0), tail=0.2)
+    strings = covering_strings(VOICES, 3, data, seed=0)
+    strings += [training_string(VOICES, data, 12000, 0, number) for number in range(20)]
+    for string in strings:
+        assert len(string.sound) - string.spans[-1, 1] >= 1600
+        assert abs(string.sound[string.spans[-1, 1] :]).max() < 1e-6
 
 
 def test_a_recording_longer_than_the_window_is_cut_and_stays_alone() -> None:
@@ -78,7 +96,9 @@ def test_strings_for_testing_hold_every_recording() -> None:
     for who, recordings in zip((strings[:7], strings[7:]), VOICES, strict=True):
         sounds = [one.sound[start:end] for one in who for start, end in one.spans]
         for recording in recordings:
-            same = [s for s in sounds if len(s) == len(recording.sound) and np.allclose(s, recording.sound, atol=1e-5)]
+            same = [
+                s for s in sounds if len(s) == len(recording.sound) and np.corrcoef(s, recording.sound)[0, 1] > 0.999
+            ]
             assert 1 <= len(same) <= 2
 
 
@@ -87,6 +107,7 @@ def test_noise_is_as_far_below_the_speech_as_it_says() -> None:
         covering_strings(VOICES, 5, Data(test_noise=level, gap=0.0), seed=0) for level in (300.0, 20.0)
     )
     noise = noisy.sound - clean.sound
+    assert np.sqrt(np.square(clean.sound).mean()) == pytest.approx(0.05, rel=1e-3)
     assert 10 * np.log10(np.square(clean.sound).mean() / np.square(noise).mean()) == pytest.approx(20, abs=0.3)
 
 
@@ -161,7 +182,7 @@ def test_scores_pool_real_strings_and_rates_are_by_digits() -> None:
     strings = covering_strings(VOICES, 2, Data(), seed=0)[:3]
     steps = max(len(one.sound) for one in strings) // model.per_step
     batches = batches_of(strings, per_step=model.per_step, num_steps=steps, most_digits=3)
-    kind = speech.make_kind(CONFIG, VOICES, "both")
+    kind = speech.make_kind(CONFIG, VOICES, "both", 2)
     scores = pooled(kind.score, params, batches)
     assert scores.counts.tolist() == [2, 2, 2]
     assert scores.steps.tolist() == batches[0].steps[:3].tolist()
@@ -180,7 +201,7 @@ def test_a_wav_that_does_not_fit_is_refused_before_training(tmp_path: Path) -> N
     assert len(speech.read_sound(config(800))) == 800
     with pytest.raises(ValueError, match=r"`source` must have 8000 Hz, got 16000"):
         speech.run(config(800, rate=16000), tmp_path)
-    with pytest.raises(ValueError, match=r"`data.wav` must hold at least 240 samples, got 100"):
+    with pytest.raises(ValueError, match=r"`data.wav` must hold at least 480 samples, got 100"):
         speech.run(config(100), tmp_path)
     with pytest.raises(ValueError, match=r"`data.wav` needs networks that read sound, got `data.source` mfcc"):
         speech.run(config(800, source="mfcc"), tmp_path)
