@@ -23,6 +23,8 @@ ALLOWED = {
     "exposure": (*GROUND, "unroll", "losses", "exposure"),
     "gradient_clipping": (*GROUND, "gradient_clipping"),
     "losses": (*GROUND, "losses"),
+    "ctc": (*GROUND, "ctc"),
+    "features": (*GROUND, "features"),
     "metrics": (*GROUND, "metrics"),
     "heads": (*GROUND, "heads"),
     "token_heads": (*GROUND, "losses", "token_heads"),
