@@ -331,7 +331,7 @@ def train_and_judge(config: Config, run_dir: Path, queries: Sequence[Chain]) -> 
             metrics[f"q3_gain_of_{key}"] = metrics["test_q3"] - metrics[f"{label}_q3"]
     recall = counts.diagonal() / np.maximum(counts.sum(1), 1)
     metrics |= {f"recall_{state}": float(100 * value) for state, value in zip(STATES, recall, strict=True)}
-    shown = min(range(len(test)), key=lambda i: abs(len(test[i].residues) - 110))
+    shown = most_varied(test)
     title = f"{test[shown].name}: probabilities, and below the letters the truth"
     strip = probability_strip(found["profiles"][shown], test[shown].residues, test[shown].states, title)
     ends = {name: near_ends(three, 30) for name, (_, three) in hits.items()}
@@ -364,6 +364,13 @@ def train_and_judge(config: Config, run_dir: Path, queries: Sequence[Chain]) -> 
         notes=[f"{name}: {describe_fit(info, num_steps)}" for name, info in infos.items()],
     )
     return metrics | {"parameters": tree.size(params["profiles"])}
+
+
+def most_varied(chains: Sequence[Chain]) -> int:
+    """Which chain to show: of those with at most 120 residues, the one with most of its rarest state of three."""
+    shares = [np.bincount(THREE_OF_EIGHT[chain.states], minlength=3).min() / len(chain.states) for chain in chains]
+    short = [len(chain.states) <= 120 for chain in chains]
+    return max(range(len(chains)), key=lambda i: (short[i], shares[i]))
 
 
 def intro(config: Config, chains: Splits[Chain], metrics: Mapping[str, Any]) -> str:
