@@ -160,13 +160,13 @@ SMOKE = Config(
 
 PRESETS = {
     "paper": Config(
-        cell="lstm",
         hidden_size=500,
         num_layers=3,
         batch_size=64,
         learning_rate=1e-3,
         num_steps=5000,
         forward_steps=5000,
+        left_out_steps=5000,
     )
 }
 """Three LSTM layers of 250 in each direction, as Graves et al. 2013 on TIMIT (arXiv:1303.5778). Not run here."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax import checks
+from rnn_jax import checks, tree
 from rnn_jax.caching import cached
 from rnn_jax.types import Array, Carry, Cell, Params
 
@@ -206,8 +206,10 @@ def _frames(heard: Array, num_frames: int, mel: Mel) -> Array:
 def _energies(frames: Array, mel: Mel) -> Array:
     """[..., M] of frames [..., window]. Products are exact on every platform: energies differ by powers of ten."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(mel.window) / mel.window)
-    weights = jnp.asarray(hann, frames.dtype).reshape(*[1] * (frames.ndim - 1), -1)
-    spectrum = jnp.fft.rfft(frames * weights, mel.fft_size)
+    dtype = tree.wide(frames.dtype)
+    weights = jnp.asarray(hann, dtype).reshape(*[1] * (frames.ndim - 1), -1)
+    spectrum = jnp.fft.rfft(frames.astype(dtype) * weights, mel.fft_size)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    filters = jnp.asarray(mel_filters(mel), frames.dtype)
-    return jnp.log(mel.floor + jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST))
+    filters = jnp.asarray(mel_filters(mel), dtype)
+    energies = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
+    return jnp.log(mel.floor + energies).astype(frames.dtype)

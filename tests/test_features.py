@@ -1,5 +1,6 @@
 """Log-mel energies and slopes against loops in float64, scipy and golden numbers of librosa."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -111,10 +112,22 @@ def test_sound_that_arrives_in_pieces_gives_the_same_frames() -> None:
         expected = jnp.swapaxes(frames.reshape(-1, k, 3, 4), 1, 2).reshape(-1, 3, 4 * k)
         np.testing.assert_allclose(ys, expected, atol=1e-5)
         carry, streamed = cell.init_carry(params, (3,)), []
+        step = jax.jit(partial(stream_step, cell, params))
         for x in xs:
-            carry, y = stream_step(cell, params, carry, x)
+            carry, y = step(carry, x)
             streamed.append(y)
         np.testing.assert_allclose(jnp.stack(streamed), expected, atol=1e-5)
+
+
+def test_dtypes_stay(x64: None) -> None:
+    samples = jnp.asarray(sound(160))
+    cell = log_mel_cell(SMALL, 2)
+    for dtype, tolerance in ((jnp.float64, 1e-12), (jnp.bfloat16, 0.1)):
+        frames = log_mel(samples.astype(dtype), SMALL)
+        streamed = unroll(cell, (), samples.astype(dtype).reshape(10, 16))[1]
+        assert frames.dtype == streamed.dtype == dtype
+        np.testing.assert_allclose(streamed.reshape(20, 4).astype(float), frames.astype(float), atol=tolerance)
+        np.testing.assert_allclose(frames.astype(float), slow_log_mel(np.asarray(samples), SMALL), atol=tolerance)
 
 
 def test_a_stack_hears() -> None:
