@@ -15,7 +15,7 @@ averaged over videos. Since pixels may be grey, even the truth has an entropy (`
 `copy_last` and `constant_velocity`, which knows the digits, their places and velocities but not the walls, give each of
 their grey levels the best probability, by a table for each frame that is fitted on training videos.
 
-Data: the 1,797 digits of UCI Optdigits (CC BY 4.0), embedded. 70, 10 and 20 % of each class fly in 2,000 training, 200
+Data: the 1,797 digits of UCI Optdigits (CC BY 4.0), embedded. 70, 10 and 20 % of each class fly in 500 training, 200
 validation and 500 test videos, so that the test shows new digits. The state with the best validation counts.
 
 It leaves in the run directory: forecasts as picture and GIF, the error frame by frame, learning curves, report.md.
@@ -67,7 +67,7 @@ class Config:
     """Least and greatest, in pixels a frame."""
     frames_in: int = 5
     frames_out: int = 5
-    num_train: int = 2000
+    num_train: int = 500
     num_valid: int = 200
     num_test: int = 500
     channels: tuple[int, ...] = (16, 16)
@@ -81,10 +81,10 @@ class Config:
     learning_rate: float = 1e-2
     """Of the ConvLSTM. Falls to a hundredth along a cosine."""
     lstm_learning_rate: float = 1e-3
-    num_steps: int = 1500
+    num_steps: int = 1000
     """Of the ConvLSTM."""
-    lstm_steps: int = 1500
-    eval_every: int = 125
+    lstm_steps: int = 700
+    eval_every: int = 100
     max_seconds: float = 1800.0
     """For each network."""
     seed: int = 0

@@ -106,9 +106,9 @@ class Config:
     """Cells that read means of 2 x 2 pixels."""
     units: int = 64
     batch_size: int = 20
-    num_steps: int = 1000
-    """Between five and six epochs of 3,500 digits."""
-    eval_every: int = 125
+    num_steps: int = 600
+    """Between three and four epochs of 3,500 digits."""
+    eval_every: int = 150
     max_seconds: float = 1200.0
     """For each cell."""
     permutation_seed: int = 92916
