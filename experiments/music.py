@@ -139,7 +139,7 @@ class Config:
     """The defaults serve all four sets: as many steps on each."""
 
     dataset: RollName = "jsb"
-    compared: Networks = Networks(("elman", "gru", "lstm", "lru"), (80, 34, 28, 34), 1500, 1.5e-2, 0.12, 0.0)
+    compared: Networks = Networks(("elman", "gru", "lstm", "lru"), (80, 34, 28, 34), 1500, 2e-2, 0.12, 0.0)
     """Side by side, 23,000 to 28,000 parameters each."""
     ensemble: Networks = Networks(("lru",) * 3, (128,) * 3, 800, 3e-3, 0.1, 0.5)
     """Of these the mean probabilities are taken."""
