@@ -283,6 +283,10 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
             links=links,
         )
         return metrics
+    if not {"profiles"} <= set(config.networks) <= {"profiles", "sequence", "one way"}:
+        raise ValueError(f"`networks` must be profiles and of sequence and 'one way', got {config.networks}")
+    if queries and "sequence" not in config.networks:
+        raise ValueError("`data.sequence` and `data.fasta` need the network for sequences among `networks`")
     return train_and_judge(config, run_dir, queries)
 
 
@@ -348,7 +352,7 @@ def train_and_judge(config: Config, run_dir: Path, queries: Sequence[Chain]) -> 
         caption: save(figure, run_dir / "figures" / f"{name}.png")
         for (caption, figure), name in zip(figures.items(), names, strict=True)
     }
-    if queries and "sequence" in params:
+    if queries:
         more, drawn, links = answer(config, params["sequence"], queries, run_dir)
         metrics, pictures = metrics | more, pictures | drawn
     else:

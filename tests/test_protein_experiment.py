@@ -123,3 +123,9 @@ def test_an_earlier_run_predicts_what_the_user_asks(tmp_path: Path, monkeypatch:
         run(Config(trained=earlier), later)
     with pytest.raises(ValueError, match=r"sequence: `sequence` must be of .* got 'J' at residue 2"):
         run(Config(trained=earlier, data=Data(sequence="MJ")), later)
+    with pytest.raises(
+        ValueError, match=r"`networks` must be profiles and of sequence and 'one way', got \('sequence',\)"
+    ):
+        run(Config(networks=("sequence",)), later)
+    with pytest.raises(ValueError, match=r"need the network for sequences among `networks`"):
+        run(Config(networks=("profiles",), data=Data(sequence="MK")), later)
