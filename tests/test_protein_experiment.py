@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments._protein_scores import confusion, near_ends, related, ridge, right, three_states, windows
-from experiments.protein import Config, Data, run
+from experiments.protein import Config, Data, load, run
 from rnn_jax.data.proteins import STATES, STATES3, Chain, encode_residues
 from rnn_jax.data.splits import Splits
 from rnn_jax.training import start_run
@@ -85,6 +85,20 @@ def test_relatives_share_runs_of_residues() -> None:
     known = [chain("ACDEFGHIKL"), chain("MNPQRSTVWY")]
     shares = related([chain("ACDEFGHWWW"), chain("YYYYYYYYYY"), chain("MNPQRSTVWY")], known)
     np.testing.assert_allclose(shares, [3 / 6, 0, 1])
+
+
+def test_cb513_is_tested_on_after_training_on_its_companion(tmp_path: Path) -> None:
+    rows = np.zeros((12, 700, 57), np.float32)
+    rows[:, :, [21, 30, 56]] = 1
+    rows[:, :9, [21, 30, 56]] = 0
+    rows[:, :9, [3, 22 + 5]] = 1  # aspartic acid, helix
+    np.save(tmp_path / "train.npy", rows)
+    np.save(tmp_path / "test.npy", rows[:2])
+    files = {"train_file": tmp_path / "train.npy", "test_file": tmp_path / "test.npy"}
+    parts = load(Data(source="cb513", **files))
+    assert [len(part) for part in parts] == [11, 1, 2]
+    assert len({chain.name for part in parts[:2] for chain in part}) == 12
+    assert {STATES[i] for part in parts for chain in part for i in chain.states} == {"H"}
 
 
 def test_an_earlier_run_predicts_what_the_user_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
