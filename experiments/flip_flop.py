@@ -89,11 +89,14 @@ SMOKE = Config(bits=(1,), hidden_size=6, window=12, batch_size=4, num_steps=3, c
 
 
 def flip_flops(key: jax.Array, config: Config, bits: int, batch_size: int, num_steps: int) -> tuple[Any, Any]:
-    """Pulses and what is to be held, [T, B, bits] each; before the first pulse that is 0."""
+    """Pulses and what is to be held, [T, B, bits] each. The first step has a pulse in every channel.
+
+    Otherwise 0 would have to be held until then, and networks make stable points for that, too.
+    """
     shape = (num_steps, batch_size, bits)
     sign_key, pulse_key = jax.random.split(key)
     signs = jnp.where(jax.random.bernoulli(sign_key, 0.5, shape), 1.0, -1.0)
-    pulses = jnp.where(jax.random.bernoulli(pulse_key, config.pulse, shape), signs, 0.0)
+    pulses = jnp.where(jax.random.bernoulli(pulse_key, config.pulse, shape), signs, 0.0).at[0].set(signs[0])
 
     def hold(state: jax.Array, pulse: jax.Array) -> tuple[jax.Array, jax.Array]:
         state = jnp.where(pulse == 0, state, pulse)

@@ -54,7 +54,8 @@ def text_heat(
         places.append((row, column))
         row, column = (row + 1, 0) if symbol == "\n" else (row, column + len(symbol))
     rows = places[-1][0] + 1
-    ax = new_axes((0.105 * width + 0.6, 0.21 * rows + 1.0)) if ax is None else ax
+    columns = max(column + len(symbol) for symbol, (_, column) in zip(symbols, places, strict=True))
+    ax = new_axes((0.105 * columns + 0.6, 0.21 * rows + 1.0)) if ax is None else ax
     signed = numbers.min() < 0
     top = max(np.abs(numbers).max(), 1e-12)
     scale = ScalarMappable(Normalize(-top if signed else 0, top), _SIGNED if signed else _POSITIVE)
@@ -64,7 +65,7 @@ def text_heat(
         ax.text(
             column + len(shown) / 2, row + 0.5, shown, ha="center", va="center", family="monospace", size=7.5, color=INK
         )
-    ax.set(xlim=(0, width), ylim=(rows, 0), xticks=[], yticks=[])
+    ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
     finish(ax, title)
     for spine in ax.spines.values():
         spine.set_visible(False)
