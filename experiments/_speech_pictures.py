@@ -70,14 +70,17 @@ def alignment_picture(
 
 
 def _posterior(ax: Axes, rows: np.ndarray, step: float, title: str) -> None:
-    """Probabilities [S, 11] over time, each at the end of its step."""
-    times = (np.arange(len(rows)) + 1) * step
+    """Probabilities [S, 11] over time, each in the middle of its step."""
+    times = (np.arange(len(rows)) + 0.5) * step
     ax.fill_between(times, rows[:, 0], color=FAINT, lw=0, step="mid")
-    for digit in range(10):
-        if rows[:, 1 + digit].max() > 0.1:
-            ax.plot(times, rows[:, 1 + digit], color=COLOURS[digit], lw=1.6)
-            peak = int(rows[:, 1 + digit].argmax())
-            ax.text(times[peak], min(rows[peak, 1 + digit], 1) + 0.04, str(digit), color=COLOURS[digit], ha="center")
+    before = np.concatenate([np.zeros((1, 11)), rows[:-1]])
+    after = np.concatenate([rows[1:], np.zeros((1, 11))])
+    for digit, column in enumerate(range(1, 11)):
+        if rows[:, column].max() > 0.1:
+            ax.plot(times, rows[:, column], color=COLOURS[digit], lw=1.6)
+        peaks = (rows > 0.1) & (rows >= before) & (rows > after)
+        for peak in np.flatnonzero(peaks[:, column]):
+            ax.text(times[peak], rows[peak, column] + 0.04, str(digit), color=COLOURS[digit], ha="center")
     finish(ax, "")
     ax.set_title(f"{title} (grey: the blank)", loc="left", fontsize=10.5, color=INK)
     ax.set(ylim=(0, 1.25), yticks=(0, 1))

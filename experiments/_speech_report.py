@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._listening import listen
+from experiments._listening import listen, make_pool
 from experiments._recognizer import Recognizer, Scores, logits_of
 from experiments._speech_pictures import alignment_picture, length_picture
 from experiments._spoken_strings import Data
@@ -21,7 +21,7 @@ from rnn_jax.report import write_report
 from rnn_jax.streaming import StreamPool
 from rnn_jax.training import FitInfo
 
-__all__ = ["Ears", "Results", "recognize", "report", "summary"]
+__all__ = ["Ears", "Results", "open_ears", "recognize", "report", "summary"]
 
 TITLES = {"both": "both directions", "forward": "forward only"}
 """What the kinds of networks are called."""
@@ -44,6 +44,14 @@ class Ears(NamedTuple):
     pool: StreamPool | None
     mel: Mel
     num_beams: int
+
+
+def open_ears(models: dict[str, Recognizer], params: dict[str, Any], mel: Mel, num_beams: int) -> Ears:
+    """Networks that listen; where one walks forward, with a pool."""
+    pool = None
+    if "forward" in models:
+        pool = make_pool(models["forward"].cell, params["forward"], models["forward"].per_step)
+    return Ears(models, params, pool, mel, num_beams)
 
 
 def rate(scores: list[Scores], name: str) -> float:

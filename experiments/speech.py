@@ -44,7 +44,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from experiments._listening import make_pool, stream_test
+from experiments._listening import stream_test
 from experiments._recognizer import (
     Recognizer,
     feature_recognizer,
@@ -53,7 +53,7 @@ from experiments._recognizer import (
     score_of,
     sound_recognizer,
 )
-from experiments._speech_report import Ears, Results, recognize, report, summary
+from experiments._speech_report import Results, open_ears, recognize, report, summary
 from experiments._spoken_strings import (
     SPEAKERS,
     Data,
@@ -290,7 +290,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     models: dict[str, Recognizer] = {kind: make_model(earlier, (), kind) for kind in earlier.directions}
     params: dict[str, Any] = {kind: restore(config.trained, kind, model) for kind, model in models.items()}
     picture = run_dir / "figures" / "wav.png"
-    texts = recognize(open_ears(earlier, models, params), sound, picture)
+    texts = recognize(open_ears(models, params, make_mel(earlier), config.num_beams), sound, picture)
     write_report(
         run_dir,
         title="Digits in a file",
@@ -354,7 +354,7 @@ def train_and_test(
     metrics, figures, links = summary(data, results), {}, {}
     if data.source == "recordings":
         strings = test[middle]
-        ears = open_ears(config, {direction: kind.model for direction, kind in kinds.items()}, params)
+        ears = open_ears({name: kind.model for name, kind in kinds.items()}, params, make_mel(config), config.num_beams)
         if ears.pool is not None:
             # Strings are in the order of speakers: some of each.
             some = strings[:: max(1, len(strings) // config.streamed)]
@@ -376,14 +376,6 @@ def train_and_test(
     ]
     report(run_dir, data, results, metrics, figures=figures, links=links, notes=notes)
     return metrics
-
-
-def open_ears(config: Config, models: dict[str, Recognizer], params: dict[str, Any]) -> Ears:
-    """Networks that listen."""
-    pool = None
-    if "forward" in models:
-        pool = make_pool(models["forward"].cell, params["forward"], samples_per_step(config))
-    return Ears(models, params, pool, make_mel(config), config.num_beams)
 
 
 def make_kind(config: Config, train: tuple[Voice, ...], direction: Any, num_steps: int) -> Kind:
