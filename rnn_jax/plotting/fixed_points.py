@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import ArrayLike
 
-from rnn_jax.plotting.style import FAINT, INK, PALETTE, PAPER, finish, legend_above, new_axes
+from rnn_jax.plotting.style import FAINT, INK, PALETTE, PAPER, finish, new_axes
 
 __all__ = ["eigenvalue_plane", "fixed_point_map"]
 
@@ -89,7 +89,7 @@ def eigenvalue_plane(groups: Mapping[str, ArrayLike], *, ax: Axes | None = None,
       >>> ax.get_xlabel()
       'real part'
     """
-    ax = new_axes((5.0, 5.0)) if ax is None else ax
+    ax = new_axes((5.2, 5.4)) if ax is None else ax
     ax.add_patch(Circle((0, 0), 1, fill=False, color="#93A1AE", lw=1.2))
     handles = []
     for number, (label, values) in enumerate(groups.items()):
@@ -102,5 +102,6 @@ def eigenvalue_plane(groups: Mapping[str, ArrayLike], *, ax: Axes | None = None,
     finish(ax, title)
     ax.set(xlabel="real part", ylabel="imaginary part")
     if len(handles) > 1:
-        legend_above(ax, handles)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 4, "columnspacing": 1.0}
+        ax.legend(handles=handles, frameon=False, fontsize=8.5, labelcolor=INK, handletextpad=0.2, **below)
     return ax
