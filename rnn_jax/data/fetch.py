@@ -212,7 +212,7 @@ def fetch(name: str, registry: Mapping[str, Entry] = REGISTRY) -> pathlib.Path:
         >>> fetch("shakespear")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: `name` must be one of jsb, ..., tinyshakespeare, got 'shakespear'
+        ValueError: `name` must be one of ..., tinyshakespeare, got 'shakespear'
     """
     if name not in registry:
         raise ValueError(f"`name` must be one of {', '.join(sorted(registry))}, got {name!r}")
