@@ -14,10 +14,10 @@ det(1 - J) over all fixed points add up to exactly 1, whatever the weights; 8 - 
     python -m experiments.flip_flop --cell gru --bits 3    # the sum holds for a GRU too
 
 With n bits one expects 3^n points, C(n, k) 2^(n - k) of them with k unstable directions. That comes true for two and
-three bits and tanh networks of 64 units, three of three. With one bit there are three points, but the middle one of some
-networks has two unstable directions more, a rotation. Fixed points are searched in float64 with no input, from states
-that the network visits and mixtures of 2, 4 and 8 of these. A metric of several networks is the one furthest from what
-is expected.
+three bits and tanh networks of 64 units, three of three. With one bit there are three points, but the middle one of
+some networks has two unstable directions more, a rotation. Fixed points are searched in float64 with no input, from
+states that the network visits and mixtures of 2, 4 and 8 of these. A metric of several networks is the one furthest
+from what is expected.
 
 It leaves in the run directory: the cube, the eigenvalues at each kind of point, learning curves, report.md.
 """
