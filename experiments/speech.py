@@ -23,9 +23,9 @@ that never heard one of the speakers, who then tests them with all takes.
 
 Error rates are edits (Levenshtein) by all digits. Greedy takes the likeliest path, beam the likeliest labels that
 prefix beam search finds. Measured on the official test takes, strings of 3 to 7 digits, means of three seeds: 3.0 % by
-two GRU layers in both directions, 5.2 % by one LSTM layer, which is the default; isolated recordings by ridge regression
-on MFCCs have 9 %. Forward only: 9.0 %, by seeds 4.2, 5.6 and 17.2 %. A speaker who was never heard: 33 %, all six
-together. Expected too: beam at most greedy, and blanks at more than 80 % of all steps, as CTC is known for.
+two GRU layers in both directions, 5.2 % by one LSTM layer, which is the default (isolated recordings by ridge
+regression on MFCCs: 9 %). Forward only: 9.0 %, by seeds 4.2, 5.6 and 17.2 %. A speaker who was never heard: 33 %, all
+six together. Expected too: beam at most greedy, and blanks at more than 80 % of all steps, as CTC is known for.
 
 The stream: chunks of 60 ms of sound go to a `StreamPool` of features and network in one program. Its latency is in two
 parts: what a chunk takes to compute, and how long after the end of a digit's recording the digit is there.
