@@ -102,6 +102,15 @@ def eigenvalue_plane(groups: Mapping[str, ArrayLike], *, ax: Axes | None = None,
     finish(ax, title)
     ax.set(xlabel="real part", ylabel="imaginary part")
     if len(handles) > 1:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 4, "columnspacing": 1.0}
-        ax.legend(handles=handles, frameon=False, fontsize=8.5, labelcolor=INK, handletextpad=0.2, **below)
+        ax.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.1),
+            ncols=4,
+            columnspacing=1.0,
+            handletextpad=0.2,
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=INK,
+        )
     return ax
