@@ -14,9 +14,9 @@ pictures.
 - `pooled`: means of 2 x 2 pixels, 196 steps: GRU, LSTM, IRNN (relu, identity; Le, Jaitly & Hinton 2015) and tanh:
   82.8, 77.5, 54.6 and 51.7 %.
 
-Sequential pictures keep the published order, though IRNN and tanh are no further apart than seeds are. Permuted ones are
-not learned in so few steps by gated cells (GRU 51.7, LSTM 43.0 %), while LRU has 81.2 % of them, and tanh 47.1 % at 784
-steps and 69.0 % at 196.
+Sequential pictures keep the published order, though IRNN and tanh are no further apart than seeds are. Permuted ones
+are not learned in so few steps by gated cells (GRU 51.7, LSTM 43.0 %), while LRU has 81.2 % of them, and tanh 47.1 % at
+784 steps and 69.0 % at 196.
 
     python -m experiments.sequential_mnist                   # some 12 minutes on one core, three seeds
     python -m experiments.sequential_mnist --dataset mnist --pooled gru lstm --full   # all of MNIST, for some hours
