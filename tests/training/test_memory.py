@@ -31,7 +31,7 @@ def test_new_pages_are_touched_once() -> None:
 
     kept, given_back = faults("keep"), faults("give back")
     assert given_back > 4 * 3000  # of 4 KB: 16 MB at the least
-    assert kept < given_back / 20
+    assert kept < given_back / 3  # what the first calls had not touched yet counts too
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
