@@ -14,12 +14,12 @@ if sys.argv[1] == "keep":
 import jax, jax.numpy as jnp
 program = jax.jit(lambda x: jnp.cumsum(jnp.sort(x[::-1]))[::2].sum())
 x = jnp.arange(4_000_000, dtype=jnp.float32)
+faults = []
 for _ in range(12):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     program(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
-    program(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))  # the least: the system itself may take pages from a process now and then
 """
 
 
@@ -30,8 +30,8 @@ def test_new_pages_are_touched_once() -> None:
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     kept, given_back = faults("keep"), faults("give back")
-    assert given_back > 4 * 3000  # of 4 KB: 16 MB at the least
-    assert kept < 0.7 * given_back  # some pages are touched late for the first time
+    assert given_back > 3000  # of 4 KB: most of 16 MB
+    assert kept < given_back / 20
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
