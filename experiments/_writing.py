@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rnn_jax.data import Text, encode, join_symbols, split_symbols
 from rnn_jax.decoding import filter_logits, sample
-from rnn_jax.language import LanguageModel, LanguageParams, next_log_probs
+from rnn_jax.language import LanguageModel, LanguageParams, language_step
 
 __all__ = ["Writing", "live_writing", "write_samples"]
 
@@ -31,7 +31,7 @@ class Writing:
 
 
 def _step(model: LanguageModel, params: LanguageParams, carry: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
-    carry, log_probs = next_log_probs(model, params, carry, tokens)
+    carry, log_probs = language_step(model, params, carry, tokens)
     return carry, log_probs.at[..., :NUM_SPECIAL].set(-jnp.inf)
 
 

@@ -52,11 +52,10 @@ from experiments.cli import main
 from rnn_jax import make_cell, stack, tree, with_dropout
 from rnn_jax.data import side_by_side
 from rnn_jax.data.audio import synthesize, write_midi, write_wav
-from rnn_jax.data.batching import Batch, pad
+from rnn_jax.data.batching import pad
 from rnn_jax.data.pieces import PieceSet, chorale_pieces, heard, make_clock, roll_pieces, training_batches
 from rnn_jax.frames import roll_frames, voice_frames
-from rnn_jax.metrics import mean_value, tally
-from rnn_jax.music import MusicModel, MusicParams, compose, init_music, log_likelihood, music_baselines, music_nll
+from rnn_jax.music import MusicModel, MusicParams, compose, init_music, music_baselines, music_loss, music_nll
 from rnn_jax.plotting import learning_curves, piano_roll, save
 from rnn_jax.report import markdown_table, write_report
 from rnn_jax.training import (
@@ -126,15 +125,6 @@ class Config:
 SMOKE = Config(hidden_size=8, num_layers=1, num_steps=4, eval_every=2, window=32, bars=4, opening_bars=1)
 
 
-def loss_fn(
-    model: MusicModel, dropout: float, params: MusicParams, batch: Batch, *, key: jax.Array, step: jax.Array
-) -> Any:
-    """Mean negative log-likelihood of a frame, with this step's dropout masks drawn in."""
-    log_p, real = log_likelihood(model, params, batch, key=key, dropout=dropout)
-    nll = tally(-log_p, real.astype(log_p.dtype))
-    return mean_value(nll), {"nll": nll}
-
-
 def build(config: Config) -> tuple[MusicModel, PieceSet]:
     """The data set and the model for it."""
     if config.dataset == "jsb":
@@ -196,7 +186,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def start(config: Config, runs: dict[str, np.ndarray], model: MusicModel, pieces: PieceSet) -> Any:
     """The state, the step and the batches of one run, or of many side by side."""
-    loss, tx = partial(loss_fn, model, config.dropout), optimizer(config)
+    loss, tx = partial(music_loss, model, config.dropout), optimizer(config)
     batches = partial(training_batches, pieces, config.batch_size, config.window)
     num = len(runs["seed"])
 

@@ -43,7 +43,7 @@ from experiments.claims import at_least, at_most
 from experiments.cli import main
 from rnn_jax import make_cell, stack, tree, with_dropout
 from rnn_jax.data import Text, kneser_ney_bits, load_text, stream, streams, unigram_bits, windows, xz_bits
-from rnn_jax.language import LanguageModel, init_language, language_loss, next_log_probs, window_nll
+from rnn_jax.language import LanguageModel, init_language, language_loss, language_step, window_nll
 from rnn_jax.metrics import Mean, mean_value, merge
 from rnn_jax.plotting import learning_curves, save, text_heat
 from rnn_jax.report import write_report
@@ -234,10 +234,12 @@ def make_judge(model: LanguageModel) -> Callable[..., float]:
     return judge
 
 
-def train(config: Config, model: LanguageModel, text: Text, run_dir: Path) -> tuple[Any, Any, str]:
+def train(
+    config: Config, model: LanguageModel, judge: Callable[..., float], text: Text, run_dir: Path
+) -> tuple[Any, Any, str]:
     """The best parameters by valid, what `fit` says, and that in a sentence."""
     ids, (valid,) = text.splits.train[0], text.splits.valid
-    batch, judge = config.batch_size, make_judge(model)
+    batch = config.batch_size
     series = windows(streams(ids[:-1], batch), streams(ids[1:], batch), k1=config.window)
     num_steps = config.num_epochs * len(series)
     schedule = optax.cosine_decay_schedule(config.learning_rate, num_steps, alpha=0.01)
@@ -303,7 +305,7 @@ def baselines(text: Text, config: Config) -> dict[str, float]:
 def surprise(model: LanguageModel, params: Any, text: Text, start: int, length: int) -> tuple[list[str], np.ndarray]:
     """Symbols of test from `start` on, and how many bits each of them was worth to the model."""
     ids = text.splits.test[0][: start + length]
-    step = jax.jit(lambda carry, token: next_log_probs(model, params, carry, token))
+    step = jax.jit(lambda carry, token: language_step(model, params, carry, token))
     _, log_probs = jax.lax.scan(step, model.cell.init_carry(params.rnn, ()), ids[:-1])
     bits = -np.asarray(log_probs)[np.arange(len(ids) - 1), ids[1:]] / np.log(2)
     return [text.vocabulary.symbols[i] for i in ids[start:]], bits[start - 1 :]
@@ -352,8 +354,9 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     """Trains, judges and writes."""
     text = load_text(config.data.source, unit=config.data.unit, min_count=config.data.min_count)
     model = build(config, len(text.vocabulary.symbols))
+    judge = make_judge(model)
     if config.trained is None:
-        params, info, note = train(config, model, text, run_dir)
+        params, info, note = train(config, model, judge, text, run_dir)
         found: dict[str, Any] = {"history": info.history, "notes": [note]}
     else:
         like = jax.eval_shape(partial(init_language, model), jax.random.key(0))
@@ -364,7 +367,6 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
     if is_writer():
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save((run_dir / "params").resolve(), params)
-    judge = make_judge(model)
     valid, test = (judge(params, ids) / np.log(2) for ids in (text.splits.valid[0], text.splits.test[0]))
     bits = baselines(text, config) | {"network": test}
     metrics: dict[str, Any] = {}

@@ -56,11 +56,9 @@ from experiments._music_pictures import draw_learning, draw_memory, draw_publish
 from experiments.claims import at_most, within
 from experiments.cli import main
 from rnn_jax import tree
-from rnn_jax.data.batching import Batch
 from rnn_jax.data.piano_rolls import RollName
 from rnn_jax.data.pieces import PieceSet, roll_pieces, training_batches
-from rnn_jax.metrics import mean_value, tally
-from rnn_jax.music import MusicModel, MusicParams, compose, init_music, log_likelihood
+from rnn_jax.music import MusicModel, MusicParams, compose, init_music, music_loss
 from rnn_jax.report import write_report
 from rnn_jax.training import (
     FitInfo,
@@ -203,15 +201,6 @@ class Trained(NamedTuple):
     info: FitInfo
 
 
-def loss_fn(
-    model: MusicModel, dropout: float, params: MusicParams, batch: Batch, *, key: jax.Array, step: jax.Array
-) -> Any:
-    """Mean negative log-likelihood of a frame, with this step's dropout masks drawn in."""
-    log_p, real = log_likelihood(model, params, batch, key=key, dropout=dropout)
-    nll = tally(-log_p, real.astype(log_p.dtype))
-    return mean_value(nll), {"nll": nll}
-
-
 @cache
 def network(
     cell: str, hidden_size: int, dropout: tuple[float, float], networks: Networks, clip: float
@@ -220,7 +209,7 @@ def network(
     model = roll_model(cell, hidden_size, dropout[0])
     decay = optax.cosine_decay_schedule(networks.learning_rate, networks.num_steps, alpha=0.01)
     tx = optax.chain(optax.clip_by_global_norm(clip), optax.adam(decay))
-    return model, tx, make_train_step(partial(loss_fn, model, dropout[1]), tx)
+    return model, tx, make_train_step(partial(music_loss, model, dropout[1]), tx)
 
 
 def train(config: Config, networks: Networks, index: int, seed: int, pieces: PieceSet, folder: Path) -> Trained:

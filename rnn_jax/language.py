@@ -16,7 +16,7 @@ from rnn_jax.training.tbptt import unroll_window
 from rnn_jax.types import Array, Carry, Cell, LinearCell
 from rnn_jax.unroll import stream_step
 
-__all__ = ["LanguageModel", "LanguageParams", "init_language", "language_loss", "next_log_probs", "window_nll"]
+__all__ = ["LanguageModel", "LanguageParams", "init_language", "language_loss", "language_step", "window_nll"]
 
 
 class LanguageParams(NamedTuple):
@@ -160,7 +160,7 @@ def language_loss(model: LanguageModel, *, burn_in: int = 0) -> Callable[..., tu
     return loss_fn
 
 
-def next_log_probs(model: LanguageModel, params: LanguageParams, carry: Carry, tokens: Array) -> tuple[Carry, Array]:
+def language_step(model: LanguageModel, params: LanguageParams, carry: Carry, tokens: Array) -> tuple[Carry, Array]:
     """One step: reads tokens, says what comes next; the step of `greedy`, `sample` and `beam_search`.
 
     Args:

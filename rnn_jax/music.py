@@ -10,7 +10,7 @@ from rnn_jax import checks
 from rnn_jax.data.batching import Batch
 from rnn_jax.data.pieces import PieceSet
 from rnn_jax.frames import FrameModel, repeat_nll, unigram_nll
-from rnn_jax.metrics import Mean, tally
+from rnn_jax.metrics import Mean, mean_value, tally
 from rnn_jax.types import Array, Cell
 from rnn_jax.unroll import stream_step, unroll
 from rnn_jax.unroll.borders import real_steps
@@ -86,6 +86,28 @@ def log_likelihood(
     log_p = model.frames.head.log_prob(params.head, jnp.concatenate([ys, xs], -1), model.frames.tokens(piece.frames))
     real: Any = real_steps(lengths, None, len(log_p), log_p.shape[1:])
     return log_p, real
+
+
+def music_loss(
+    model: MusicModel, dropout: float, params: MusicParams, batch: Batch, *, key: Array, step: Array
+) -> tuple[Array, dict[str, Mean]]:
+    """Mean negative log-likelihood of a frame, every one counted, with dropout masks drawn in: what training minimises.
+
+    Args:
+        model: the model.
+        dropout: rate of the mask on the outputs.
+        params: its parameters.
+        batch: a batch of `Piece`s.
+        key: draws the masks.
+        step: not used; bound to model and rate by `partial`, it is the loss function of `make_train_step`.
+
+    Returns:
+        The loss in nats, and `{"nll": Mean}`.
+    """
+    del step
+    log_p, real = log_likelihood(model, params, batch, key=key, dropout=dropout)
+    nll = tally(-log_p, real.astype(log_p.dtype))
+    return mean_value(nll), {"nll": nll}
 
 
 def music_nll(model: MusicModel, params: MusicParams, batch: Batch) -> Mean:

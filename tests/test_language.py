@@ -11,7 +11,7 @@ import pytest
 from rnn_jax import lstm, stack, with_dropout
 from rnn_jax.data import streams, windows
 from rnn_jax.data.windows import Window
-from rnn_jax.language import LanguageModel, init_language, language_loss, next_log_probs, window_nll
+from rnn_jax.language import LanguageModel, init_language, language_loss, language_step, window_nll
 from rnn_jax.metrics import mean_value
 from rnn_jax.token_heads import adaptive_head, softmax_head
 
@@ -58,7 +58,7 @@ def test_a_step_says_what_a_window_is_judged_by() -> None:
     params = init_language(net, jax.random.key(1))
     carry, nats = net.cell.init_carry(params.rnn, ()), []
     for now, after in itertools.pairwise(IDS[:9]):
-        carry, log_probs = next_log_probs(net, params, carry, now)
+        carry, log_probs = language_step(net, params, carry, now)
         nats.append(-float(log_probs[after]))
     np.testing.assert_allclose(nats, oracle_nll(params, IDS[:8], IDS[1:9]), atol=2e-6)
 

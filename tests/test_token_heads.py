@@ -59,15 +59,8 @@ def test_the_sampled_softmax_is_its_equation(data) -> None:
         assert float(got[place]) == pytest.approx(np.log(total) - logit(h, y), abs=3e-6)
 
 
-def test_sampled_candidates_are_log_uniform_and_the_gradient_is_nearly_the_full_one(data) -> None:
+def test_the_gradient_of_many_samples_is_nearly_the_full_one(data) -> None:
     hs, targets = data
-    counts = np.zeros(V)
-    u = jax.random.uniform(jax.random.key(0), (100_000,))
-    drawn = np.asarray(jnp.minimum(jnp.exp(u * np.float32(np.log(V + 1))).astype(jnp.int32) - 1, V - 1))
-    counts = np.bincount(drawn, minlength=V) / 100_000
-    q = np.log1p(1 / (np.arange(V) + 1)) / np.log(V + 1)
-    assert q.sum() == pytest.approx(1)
-    np.testing.assert_allclose(counts, q, atol=0.005)
     head = softmax_head(V, num_sampled=4000)
     params = noisy(head.init(jax.random.key(0), F))
     grads = [
