@@ -35,6 +35,7 @@ from experiments.claims import at_most, within
 from experiments.cli import main
 from rnn_jax import dense, elman, stack, stream_step, unroll
 from rnn_jax.analysis import jacobian_products, kaplan_yorke_dimension, lyapunov_spectrum
+from rnn_jax.data.dynamical import lorenz63_step
 from rnn_jax.metrics import mean_value, tally
 from rnn_jax.plotting import FAINT, PALETTE, finish, new_axes, save
 from rnn_jax.report import write_report
@@ -96,21 +97,6 @@ SMOKE = Config(
 )
 
 
-def lorenz(state: jax.Array) -> jax.Array:
-    """0.01 units of time."""
-
-    def flow(s: jax.Array) -> jax.Array:
-        x, y, z = s
-        return jnp.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z])
-
-    dt = 0.01
-    a = flow(state)
-    b = flow(state + dt / 2 * a)
-    c = flow(state + dt / 2 * b)
-    d = flow(state + dt * c)
-    return state + dt / 6 * (a + 2 * b + 2 * c + d)
-
-
 def henon(state: jax.Array) -> jax.Array:
     """One step of the map with a = 1.4, b = 0.3."""
     x, y = state
@@ -120,7 +106,7 @@ def henon(state: jax.Array) -> jax.Array:
 def known_systems(config: Config) -> dict[str, float]:
     """Two flows and maps, and random matrices."""
     spectrum = partial(lyapunov_spectrum, burn_in=max(100, config.lorenz_steps // 20), num_steps=config.lorenz_steps)
-    flow = np.asarray(jax.jit(partial(spectrum, lorenz))(jnp.ones(3)).exponents) / 0.01
+    flow = np.asarray(jax.jit(partial(spectrum, lorenz63_step))(jnp.ones(3)).exponents) / 0.01
     plane = np.asarray(jax.jit(partial(spectrum, henon))(jnp.full(2, 0.1)).exponents)
     size = config.sizes[0]
     key = jax.random.key(config.seed)

@@ -41,6 +41,7 @@ from matplotlib.figure import Figure
 from experiments.claims import at_least, at_most, within
 from experiments.cli import main
 from rnn_jax import Cell, Newton, gru, unroll, unroll_carries, unroll_newton
+from rnn_jax.data.dynamical import lorenz63_step
 from rnn_jax.forcing import forced_carry_inputs, with_forced_carry
 from rnn_jax.plotting import FAINT, PALETTE, finish, save, seed_curves
 from rnn_jax.report import write_report
@@ -199,19 +200,9 @@ def random_grus(config: Config, jacobian: Literal["dense", "diagonal"], folder: 
 
 
 def lorenz63(params: Any, state: jax.Array, x: jax.Array) -> jax.Array:
-    """The state 0.01 units of time later, by the Runge-Kutta method of order 4."""
+    """The state 0.01 units of time later."""
     del params, x
-
-    def slope(state: jax.Array) -> jax.Array:
-        x, y, z = state
-        return jnp.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z])
-
-    dt = 0.01
-    k1 = slope(state)
-    k2 = slope(state + dt / 2 * k1)
-    k3 = slope(state + dt / 2 * k2)
-    k4 = slope(state + dt * k3)
-    return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return lorenz63_step(state)
 
 
 def lorenz_systems(config: Config, folder: Path) -> tuple[Found, Found]:

@@ -25,7 +25,7 @@ from rnn_jax.data.audio import Note, read_wav, roll_notes, synthesize, voice_not
 from rnn_jax.data.batching import Batch, Numbered, batches, epoch_order, pad, padded_fraction
 from rnn_jax.data.chorales import VOICES, Chorale, load_chorales, transpose, voice_ranges
 from rnn_jax.data.digits import Digits, load_mnist, load_mnist_5k, load_optdigits, read_idx, split_digits
-from rnn_jax.data.dynamical import load_lorenz63, simulate_lorenz63
+from rnn_jax.data.dynamical import load_lorenz63, lorenz63_step, simulate_lorenz63
 from rnn_jax.data.fetch import REGISTRY, DamagedFileError, Entry, Member, cache_dir, fetch
 from rnn_jax.data.motions import KEY_POINTS, Motions, load_libras, load_skeletons, stratified_folds
 from rnn_jax.data.moving_digits import MovingDigits, moving_digits, render
@@ -163,6 +163,7 @@ __all__ = [
     "load_subwords",
     "load_text",
     "load_time_series",
+    "lorenz63_step",
     "moving_digits",
     "pad",
     "padded_fraction",

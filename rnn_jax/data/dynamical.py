@@ -1,10 +1,12 @@
 """Chaotic systems as data: Lorenz 63, published or simulated."""
 
+from typing import Any
+
 import numpy as np
 
 from rnn_jax.data.fetch import fetch
 
-__all__ = ["load_lorenz63", "simulate_lorenz63"]
+__all__ = ["load_lorenz63", "lorenz63_step", "simulate_lorenz63"]
 
 LORENZ63_EXPONENT = 0.9056
 """The largest Lyapunov exponent of Lorenz 63, for each unit of time."""
@@ -38,6 +40,35 @@ def load_lorenz63(num_steps: int = 100_000, *, seed: int = 0) -> tuple[np.ndarra
     return train, test, "published"
 
 
+def lorenz63_step(state: Any, dt: float = 0.01) -> Any:
+    """The state of Lorenz 63 a time `dt` later, by the Runge-Kutta method of order 4.
+
+        x' = 10 (y - x),    y' = x (28 - z) - y,    z' = x y - 8/3 z
+
+    Args:
+        state: [3], of NumPy or of any library with the array API, such as JAX.
+        dt: time of the step.
+
+    Returns:
+        [3], an array of the same library.
+
+    Example:
+        >>> lorenz63_step(np.array([1.0, 1.0, 1.0])).round(4).tolist()
+        [1.0126, 1.2599, 0.9849]
+    """
+    stack = state.__array_namespace__().stack
+
+    def slope(s: Any) -> Any:
+        x, y, z = s
+        return stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z])
+
+    k1 = slope(state)
+    k2 = slope(state + dt / 2 * k1)
+    k3 = slope(state + dt / 2 * k2)
+    k4 = slope(state + dt * k3)
+    return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
 def simulate_lorenz63(num_steps: int, *, dt: float = 0.01, seed: int = 0, transient: int = 2000) -> np.ndarray:
     """A trajectory on the attractor of Lorenz 63 by the Runge-Kutta method of order 4, standardised.
 
@@ -66,18 +97,10 @@ def simulate_lorenz63(num_steps: int, *, dt: float = 0.01, seed: int = 0, transi
     if num_steps < 2:
         raise ValueError(f"`num_steps` must be at least 2, got {num_steps}")
 
-    def slope(s: np.ndarray) -> np.ndarray:
-        x, y, z = s
-        return np.array([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z])
-
     state = np.array([1.0, 1.0, 25.0]) + np.random.default_rng(seed).normal(size=3)
     xs = np.empty((num_steps, 3))
     for t in range(-transient, num_steps):
-        k1 = slope(state)
-        k2 = slope(state + dt / 2 * k1)
-        k3 = slope(state + dt / 2 * k2)
-        k4 = slope(state + dt * k3)
-        state = state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        state = lorenz63_step(state, dt)
         if t >= 0:
             xs[t] = state
     return (xs - xs.mean(0)) / xs.std(0)
