@@ -31,23 +31,6 @@ def accuracy_bars(rows: Mapping[str, tuple[float, float]]) -> Any:
     return ax.figure
 
 
-def confusion_map(counts: np.ndarray) -> Any:
-    """Counts [8, 8]: true states down, predicted ones across; each row in percent."""
-    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    ax = new_axes((6.4, 5.2))
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    for row, column in np.ndindex(share.shape):
-        colour = "white" if share[row, column] > 60 else "#22303C"
-        ax.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=9, color=colour)
-    total = counts.sum()
-    ax.set_xticks(range(len(STATES)), list(STATES))
-    labels = [f"{state}  ({100 * n / total:.1f} %)" for state, n in zip(STATES, counts.sum(1), strict=True)]
-    ax.set_yticks(range(len(STATES)), labels)
-    ax.set(xlabel="predicted", ylabel="true (share of all residues)")
-    finish(ax, "What is taken for what, percent of each true state")
-    return ax.figure
-
-
 def end_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Any:
     """Three-state accuracy [D] by distance from the first and from the last residue, a pair for each network."""
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")

@@ -46,7 +46,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from experiments._protein_data import Data, load, read_queries, seen_by
-from experiments._protein_pictures import accuracy_bars, confusion_map, end_curves, probability_strip
+from experiments._protein_pictures import accuracy_bars, end_curves, probability_strip
 from experiments._protein_scores import (
     confusion,
     near_ends,
@@ -73,7 +73,7 @@ from rnn_jax.data.proteins import (
 from rnn_jax.data.splits import Splits
 from rnn_jax.losses import token_nll
 from rnn_jax.metrics import Mean, mean_value, tally
-from rnn_jax.plotting import learning_curves, save
+from rnn_jax.plotting import confusion_map, learning_curves, save
 from rnn_jax.report import write_report
 from rnn_jax.training import (
     FitInfo,
@@ -345,7 +345,7 @@ def train_and_judge(config: Config, run_dir: Path, queries: Sequence[Chain]) -> 
     curves = learning_curves(infos["profiles"].history, "q8", title="With profiles").figure
     figures = {
         "Right states of held-out chains": accuracy_bars(rows),
-        "Confusion of the network with profiles": confusion_map(counts),
+        "Confusion of the network with profiles": confusion_map(counts, STATES, title="Per cent of each state").figure,
         "Near the ends of chains": end_curves(ends),
         "A held-out chain": strip,
         "Learning curves: share of right states of eight": curves,

@@ -39,7 +39,7 @@ from rnn_jax import Cell, Layer, bidirectional, dense, make_cell, serial, with_d
 from rnn_jax.data.motions import KEY_POINTS, Motions, load_libras, load_skeletons, stratified_folds
 from rnn_jax.losses import token_nll
 from rnn_jax.metrics import mean_value, tally
-from rnn_jax.plotting import FAINT, PALETTE, finish, learning_curves, new_axes, save
+from rnn_jax.plotting import FAINT, PALETTE, confusion_map, finish, learning_curves, new_axes, save
 from rnn_jax.report import write_report
 from rnn_jax.training import (
     Validation,
@@ -291,21 +291,6 @@ def train(config: Config, net: Network, motions: Motions, runs: Runs, run_dir: P
     return best.params, info
 
 
-def confusion_matrix(counts: np.ndarray, names: tuple[str, ...]) -> Axes:
-    """How often each class (row) was taken for which (column), in parts of the row."""
-    ax, parts = new_axes((3.2 + 0.38 * len(names), 2.2 + 0.36 * len(names))), counts / counts.sum(1, keepdims=True)
-    ax.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), part in np.ndenumerate(parts):
-        if part >= 0.005:
-            ax.text(column, row, f"{100 * part:.0f}", ha="center", va="center", fontsize=8,
-                    color="white" if part > 0.6 else "#22303C")  # fmt: skip
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="answer", ylabel="truth")
-    finish(ax, "Per cent of each class")
-    return ax
-
-
 def seen_curve(accuracy: np.ndarray, ridge_accuracy: float, chance: float) -> Axes:
     """Accuracy [seeds, S] against the part of the frames that was seen."""
     ax = new_axes((6.4, 3.6))
@@ -353,7 +338,9 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         **{f"seen_{100 * part:.0f}": float(value) for part, value in zip(SEEN, accuracy.mean(0), strict=True)},
     }
     curves = {
-        "Per cent of each class, all folds and seeds": confusion_matrix(counts, motions.names),
+        "Per cent of each class, all folds and seeds": confusion_map(
+            counts, motions.names, title="Per cent of each class"
+        ),
         "Accuracy against the part of the frames that was seen": seen_curve(accuracy, baseline, 1 / len(motions.names)),
         "Learning curves of all networks, nats a video": learning_curves(info.history, "nll"),
     }

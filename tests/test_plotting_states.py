@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-from rnn_jax.plotting import eigenvalue_plane, fixed_point_map, text_heat
+from rnn_jax.plotting import confusion_map, eigenvalue_plane, fixed_point_map, text_heat
 from rnn_jax.plotting.style import PALETTE, PAPER
 
 
@@ -48,6 +48,15 @@ def test_eigenvalues_lie_in_the_plane_with_the_unit_circle() -> None:
     np.testing.assert_allclose(ax.collections[1].get_offsets(), [[2, 0], [0, 0.1]])
     assert ax.patches[0].get_radius() == 1
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("real part", "imaginary part")
+
+
+def test_confusion_is_in_per_cent_of_rows() -> None:
+    ax = confusion_map([[3, 1, 0], [0, 0, 0], [1, 2, 5]], ["one", "two", "three"], title="x")
+    written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in ax.texts}
+    assert written == {(0, 0): "75", (0, 1): "25", (2, 0): "12", (2, 1): "25", (2, 2): "62"}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one  (33.3 %)", "two  (0.0 %)", "three  (66.7 %)"]
+    with pytest.raises(ValueError, match=r"`counts` must be \[2, 2\] for as many names, got shape \(3, 3\)"):
+        confusion_map(np.zeros((3, 3)), ["a", "b"])
 
 
 def test_bad_arguments_are_named() -> None:

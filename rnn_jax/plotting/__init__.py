@@ -5,6 +5,7 @@ Nothing touches matplotlib's global state, so they work the same in a script, a 
 without a display.
 """
 
+from rnn_jax.plotting.confusion import confusion_map
 from rnn_jax.plotting.curves import learning_curves
 from rnn_jax.plotting.dynamics import attractors, seed_curves
 from rnn_jax.plotting.fixed_points import eigenvalue_plane, fixed_point_map
@@ -18,6 +19,7 @@ __all__ = [
     "PALETTE",
     "attention_map",
     "attractors",
+    "confusion_map",
     "eigenvalue_plane",
     "exposure_curves",
     "finish",
