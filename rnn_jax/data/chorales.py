@@ -4,15 +4,12 @@
 rolls are; `embedded/README.md` states source, rules and licence.
 """
 
-import hashlib
-import importlib.resources
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from rnn_jax.data.fetch import DamagedFileError
+from rnn_jax.data.fetch import embedded
 from rnn_jax.data.splits import Splits
 
 __all__ = ["VOICES", "Chorale", "load_chorales", "transpose", "voice_ranges"]
@@ -71,7 +68,7 @@ def load_chorales(steps_per_beat: int = 2) -> Splits[Chorale]:
     """
     if steps_per_beat not in (1, 2, _STORED_PER_BEAT):
         raise ValueError(f"`steps_per_beat` must be 1, 2 or 4, got {steps_per_beat!r}")
-    with np.load(io.BytesIO(_embedded())) as archive:
+    with embedded("bach_chorales.npz", _SHA256) as archive:
         stored = dict(archive)
     splits: tuple[list[Chorale], ...] = ([], [], [])
     for piece, split in enumerate(stored["split"]):
@@ -88,19 +85,6 @@ def load_chorales(steps_per_beat: int = 2) -> Splits[Chorale]:
         )
         splits[split].append(_every(chorale, _STORED_PER_BEAT // steps_per_beat))
     return Splits(*(tuple(chorales) for chorales in splits))
-
-
-def _embedded() -> bytes:
-    """The file in the package, verified."""
-    path = importlib.resources.files("rnn_jax.data") / "embedded" / "bach_chorales.npz"
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != _SHA256:
-        state = "damaged" if content else "missing"
-        raise DamagedFileError(
-            f"{path} is {state}: expected SHA-256 {_SHA256}. Remedy: install rnn_jax again, or restore the file from "
-            "the repository."
-        )
-    return content
 
 
 def _every(chorale: Chorale, stride: int) -> Chorale:

@@ -1,18 +1,16 @@
 """Real handwritten digits in three sizes: 1,797 that come with the package, 5,000 and all 70,000 of MNIST."""
 
 import gzip
-import hashlib
 import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from rnn_jax.data.fetch import DamagedFileError, fetch
+from rnn_jax.data.fetch import DamagedFileError, embedded, fetch
 
 __all__ = ["Digits", "load_mnist", "load_mnist_5k", "load_optdigits", "read_idx", "split_digits"]
 
-_OPTDIGITS = pathlib.Path(__file__).parent / "embedded" / "optdigits.npz"
 _OPTDIGITS_SHA256 = "b2dab7b501728c22e9119ad76740b2e17c77a231e42d1e592380d90886f1a05e"
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -33,10 +31,7 @@ def load_optdigits() -> Digits:
     References:
         Alpaydin & Kaynak, Optical recognition of handwritten digits, 1998, doi:10.24432/C50P49. CC BY 4.0.
     """
-    found = hashlib.sha256(_OPTDIGITS.read_bytes()).hexdigest()
-    if found != _OPTDIGITS_SHA256:
-        raise DamagedFileError(f"{_OPTDIGITS} is damaged: expected SHA-256 {_OPTDIGITS_SHA256}, found {found}")
-    with np.load(_OPTDIGITS) as file:
+    with embedded("optdigits.npz", _OPTDIGITS_SHA256) as file:
         return Digits(np.round(file["images"] * (255 / 16)).astype(np.uint8), file["labels"])
 
 

@@ -9,14 +9,17 @@ deleted.
 
 import hashlib
 import importlib.metadata
+import importlib.resources
+import io
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pooch
 
-__all__ = ["REGISTRY", "DamagedFileError", "Entry", "Member", "cache_dir", "fetch"]
+__all__ = ["REGISTRY", "DamagedFileError", "Entry", "Member", "cache_dir", "embedded", "fetch"]
 
 
 class Member(NamedTuple):
@@ -251,6 +254,30 @@ def fetch(name: str, registry: Mapping[str, Entry] = REGISTRY) -> pathlib.Path:
         tried.append(f"package: no installed {entry.member.package} with {entry.member.path}")
 
     raise FileNotFoundError(_not_found(name, entry, path, tried))
+
+
+def embedded(name: str, sha256: str) -> Any:
+    """A file of arrays that is embedded in the package, verified.
+
+    Args:
+        name: of a file in `rnn_jax/data/embedded`.
+        sha256: of its bytes.
+
+    Returns:
+        What `numpy.load` makes of it: its arrays by name; use it in a `with`.
+
+    Raises:
+        DamagedFileError: if it is missing or has other bytes.
+    """
+    path = importlib.resources.files("rnn_jax.data") / "embedded" / name
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        state = "damaged" if content else "missing"
+        raise DamagedFileError(
+            f"{path} is {state}: expected SHA-256 {sha256}. Remedy: install rnn_jax again, or restore the file from "
+            "the repository."
+        )
+    return np.load(io.BytesIO(content))
 
 
 def _verified(path: pathlib.Path, entry: Entry, remedy: str) -> pathlib.Path:

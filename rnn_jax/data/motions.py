@@ -1,17 +1,14 @@
 """Real motion as points over time: a hand that signs, and skeletons of people who act; with folds for testing."""
 
-import hashlib
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnn_jax.data.fetch import DamagedFileError, fetch
+from rnn_jax.data.fetch import embedded, fetch
 
 __all__ = ["KEY_POINTS", "Motions", "load_libras", "load_skeletons", "stratified_folds"]
 
-_LIBRAS = pathlib.Path(__file__).parent / "embedded" / "libras.npz"
 _LIBRAS_SHA256 = "cd610f39b61a857c4a3d109389e6fcc04acb9aa803e9296366b8cce88af3acfc"
 _LIBRAS_NAMES = (
     "curved swing", "horizontal swing", "vertical swing", "anti-clockwise arc", "clockwise arc", "circle",
@@ -49,10 +46,7 @@ def load_libras() -> Motions:
     References:
         Dias, Peres & Biscaro, Libras movement, UCI Machine Learning Repository, 2009, doi:10.24432/C5GC82. CC BY 4.0.
     """
-    found = hashlib.sha256(_LIBRAS.read_bytes()).hexdigest()
-    if found != _LIBRAS_SHA256:
-        raise DamagedFileError(f"{_LIBRAS} is damaged: expected SHA-256 {_LIBRAS_SHA256}, found {found}")
-    with np.load(_LIBRAS) as file:
+    with embedded("libras.npz", _LIBRAS_SHA256) as file:
         pixels, labels = file["track"], file["label"].astype(np.int32)
     groups = np.unique(pixels.reshape(len(pixels), -1), axis=0, return_inverse=True)[1].astype(np.int32)
     points = (pixels / np.array([517, 432])).astype(np.float32)[:, :, None, :]

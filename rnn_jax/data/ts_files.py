@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnn_jax.data.fetch import fetch
+from rnn_jax.data.fetch import embedded, fetch
 
 __all__ = ["TIME_SERIES", "LabelledSeries", "load_time_series", "read_ts"]
 
 TIME_SERIES = ("JapaneseVowels", "BasicMotions", "GunPoint", "ItalyPowerDemand", "ArrowHead")
 """The data sets that `load_time_series` knows; the first one is embedded."""
 
-_EMBEDDED = pathlib.Path(__file__).parent / "embedded" / "japanese_vowels.npz"
+_VOWELS_SHA256 = "d3d0ab4f2c3326180574e63abee11a987dd603f76fb4cbb51b487c81433e8a9a"
 
 
 class LabelledSeries(NamedTuple):
@@ -60,7 +60,7 @@ def load_time_series(name: str) -> tuple[LabelledSeries, LabelledSeries]:
 
 
 def _load_vowels(part: str) -> LabelledSeries:
-    with np.load(_EMBEDDED) as file:
+    with embedded("japanese_vowels.npz", _VOWELS_SHA256) as file:
         values = (file[f"{part}_values"] / 1e6).astype(np.float32)
         ends = np.cumsum(file[f"{part}_lengths"], dtype=np.int64)[:-1]
         labels = file[f"{part}_labels"].astype(np.int32)
