@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments._flip_flops import flip_flops
 from experiments.claims import at_most, within
 from experiments.cli import main
 from rnn_jax import Cell, dense, make_cell, stack, stream_step, unroll
@@ -90,28 +91,11 @@ class Config:
 SMOKE = Config(bits=(1,), hidden_size=6, window=12, batch_size=4, num_steps=3, candidates=6, seeds=1)
 
 
-def flip_flops(key: jax.Array, config: Config, bits: int, batch_size: int, num_steps: int) -> tuple[Any, Any]:
-    """Pulses and what is to be held, [T, B, bits] each. The first step has a pulse in every channel.
-
-    Otherwise 0 would have to be held until then, and networks make stable points for that, too.
-    """
-    shape = (num_steps, batch_size, bits)
-    sign_key, pulse_key = jax.random.split(key)
-    signs = jnp.where(jax.random.bernoulli(sign_key, 0.5, shape), 1.0, -1.0)
-    pulses = jnp.where(jax.random.bernoulli(pulse_key, config.pulse, shape), signs, 0.0).at[0].set(signs[0])
-
-    def hold(state: jax.Array, pulse: jax.Array) -> tuple[jax.Array, jax.Array]:
-        state = jnp.where(pulse == 0, state, pulse)
-        return state, state
-
-    return pulses, jax.lax.scan(hold, jnp.zeros(shape[1:]), pulses)[1]
-
-
 def train(config: Config, cell: Cell, bits: int, run_dir: Path) -> tuple[Any, Any, str]:
     """The parameters of all seeds [N, ...], what `fit` says, and that in a sentence."""
 
     def loss_fn(params: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
-        pulses, targets = flip_flops(key, config, bits, config.batch_size, config.window)
+        pulses, targets = flip_flops(key, bits, config.batch_size, config.window, config.pulse)
         squares = jnp.square(unroll(cell, params, pulses)[1] - targets)
         pair = tally(squares, jnp.ones_like(squares))
         return mean_value(pair), {"squared_error": pair}
@@ -172,7 +156,7 @@ def portrait(config: Config, cell: Cell, params: Any, bits: int, key: jax.Array)
         one = cell.init_carry(wide, ())
         start, back = as_vector(one)
         keys = jax.random.split(key, 3)
-        pulses, _ = flip_flops(keys[0], config, bits, 24, 4 * config.window)
+        pulses, _ = flip_flops(keys[0], bits, 24, 4 * config.window, config.pulse)
 
         def advance(h: Any, x: jax.Array) -> tuple[Any, jax.Array]:
             h = jax.vmap(lambda h, x: stream_step(cell, wide, h, x)[0])(h, x)

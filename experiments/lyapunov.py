@@ -31,6 +31,7 @@ import numpy as np
 import optax
 from scipy.special import digamma
 
+from experiments._flip_flops import flip_flops
 from experiments.claims import at_most, within
 from experiments.cli import main
 from rnn_jax import dense, elman, stack, stream_step, unroll
@@ -60,6 +61,10 @@ CLAIMS = (
     at_most("difference_between_sizes", 0.05, source=_ENGELKEN),
     within("slope_over_exponent", 1.0, 0.05, source="Mikhaeil, Monfared & Durstewitz 2022, theorem 2"),
 )
+
+
+PULSE = 0.1
+"""Probability of a pulse in the task that is learned."""
 
 
 @dataclass(frozen=True)
@@ -188,14 +193,8 @@ def before_and_after(config: Config, run_dir: Path) -> tuple[np.ndarray, np.ndar
     chaotic = config.gain * jax.random.normal(keys[1], layer.w_h.shape) / math.sqrt(config.hidden_size)
     params = (layer._replace(w_h=chaotic.astype(layer.w_h.dtype)), *params[1:])
 
-    def pulses(key: jax.Array, num_steps: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
-        draws = jax.random.uniform(key, (num_steps, batch_size, config.bits))
-        xs = jnp.where(draws < 0.05, -1.0, jnp.where(draws > 0.95, 1.0, 0.0)).astype(layer.w_h.dtype)
-        hold = lambda state, x: (jnp.where(x == 0, state, x),) * 2  # noqa: E731
-        return xs, jax.lax.scan(hold, jnp.zeros_like(xs[0]), xs)[1]
-
     def loss_fn(params: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
-        xs, targets = pulses(key, 50, 64)
+        xs, targets = flip_flops(key, config.bits, 64, 50, PULSE)
         pair = tally(squares := jnp.square(unroll(cell, params, xs)[1] - targets), jnp.ones_like(squares))
         return mean_value(pair), {"squared_error": pair}
 
@@ -214,7 +213,7 @@ def before_and_after(config: Config, run_dir: Path) -> tuple[np.ndarray, np.ndar
     def spectrum(params: Any) -> np.ndarray:
         with jax.enable_x64(True):
             wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-            xs = pulses(jax.random.key(7), 2 * config.num_steps, 1)[0][:, 0].astype(jnp.float64)
+            xs = flip_flops(jax.random.key(7), config.bits, 1, 2 * config.num_steps, PULSE)[0][:, 0]
             step = lambda h, x: stream_step(cell, wide, h, x)[0]  # noqa: E731
             carry = cell.init_carry(wide, ())
             run = jax.jit(partial(lyapunov_spectrum, step, burn_in=config.num_steps))
