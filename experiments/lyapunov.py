@@ -12,7 +12,7 @@ gives in closed form. Then random networks h' = tanh(g W h), W ~ N(0, 1/N):
 
 At last a chaotic network is trained to hold bits (the task of `flip_flop`), and its spectrum is taken before and after.
 
-    python -m experiments.lyapunov            # some minutes on one core; float64
+    python -m experiments.lyapunov            # half a minute on one core; float64
 
 It leaves in the run directory: spectra, the edge of chaos, the growth of gradients, before and after training, and
 report.md.
