@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks, tree
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, Projection
+from rnn_jax.gated_step import GatedStep, ProductStep, Projection
 from rnn_jax.initializers import KernelInit, lecun_normal, normal
 from rnn_jax.products import affine, layer_norm
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, example_xs
@@ -312,5 +312,5 @@ def wrap(
         return params._replace(cell=inner.prepare(params.cell))
 
     rows = inner.project.of_part(cell_of, of_xs) if isinstance(inner.project, Projection) else project
-    gated = inner.step.of_part(cell_of) if isinstance(inner.step, GatedStep) else step
+    gated = inner.step.of_part(cell_of) if isinstance(inner.step, GatedStep | ProductStep) else step
     return cell._replace(**changed, project=rows, step=gated, prepare=prepare, layers=())

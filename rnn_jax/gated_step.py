@@ -6,7 +6,21 @@ from typing import Any, NamedTuple
 from rnn_jax.products import MaskedKernel, recurrent
 from rnn_jax.types import Array, Carry, Params, take_x
 
-__all__ = ["GatedStep", "Projection", "Rule", "add_gates", "has_rule", "take_all", "take_none", "whole_carry"]
+__all__ = [
+    "Dot",
+    "GatedStep",
+    "ProductStep",
+    "Projection",
+    "Rule",
+    "add_gates",
+    "has_rule",
+    "take_all",
+    "take_none",
+    "whole_carry",
+]
+
+Dot = Callable[[int, Array], Array]
+"""`dot(i, u)`: the product of u [*batch, ...] with kernel i, in the dtype of u."""
 
 
 def add_gates(params: Params, z: Array, hz: Array) -> Array:
@@ -110,6 +124,41 @@ class GatedStep(NamedTuple):
         )
 
 
-def has_rule(step: GatedStep, params: Params) -> bool:
+class ProductStep(NamedTuple):
+    """A step that meets its larger parameters in products, each once, in any order. Call it like any step.
+
+        carry = advance(params, carry, z, dot),    dot(i, u) = u kernel(params)[i]
+
+    `unroll` keeps the products, takes the derivative of all that is between them by jax, and the gradient of each
+    kernel by one product for each chunk of steps. `GatedStep` is the better where it can be: it keeps less.
+
+    Attributes:
+        kernel: `(params) -> (W, ...)`: each [H, G], or [N, D, G] for N heads apart.
+        advance: `(params, carry, z, dot) -> carry`; z has the dtype of h. It calls `dot` once for each kernel.
+        hidden: `(carry) -> h` [*batch, H], a leaf of the carry, and the output.
+        part: `(params) -> params` that `advance` knows.
+    """
+
+    kernel: Callable[[Params], tuple[Any, ...]]
+    advance: Callable[[Params, Carry, Array, Dot], Carry]
+    hidden: Callable[[Carry], Array] = whole_carry
+    part: Callable[[Params], Params] = take_all
+
+    def __call__(self, params: Params, carry: Carry, z: Array) -> tuple[Carry, Array]:
+        """One step."""
+        kernels, dtype = self.kernel(params), z.dtype
+        wide = z.astype(self.hidden(carry).dtype)
+        carry = self.advance(self.part(params), carry, wide, lambda i, u: recurrent(u, kernels[i], dtype))
+        return carry, self.hidden(carry).astype(dtype)
+
+    def of_part(self, part: Callable[[Params], Params]) -> "ProductStep":
+        """The step for parameters of which it takes a part."""
+        return self._replace(
+            kernel=lambda params: self.kernel(part(params)), part=lambda params: self.part(part(params))
+        )
+
+
+def has_rule(step: GatedStep | ProductStep, params: Params) -> bool:
     """Whether the scan of a step with these parameters has a gradient of its own: all but masked kernels have."""
-    return not isinstance(step.kernel(params), MaskedKernel)
+    kernel = step.kernel(params)
+    return not any(isinstance(one, MaskedKernel) for one in (kernel if isinstance(step, ProductStep) else [kernel]))

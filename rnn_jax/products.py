@@ -113,15 +113,20 @@ def recurrent(h: Array, w: Array | MaskedKernel, dtype: Any) -> Array:
     """`h @ w` inside a step: operands in `dtype` (that of z), result in the dtype of the carry h.
 
     Args:
-        h: [B, ..., H].
-        w: [H, G], or a `MaskedKernel`.
+        h: [B, ..., H]; [B, ..., N, D] for a kernel of heads.
+        w: [H, G]; [N, D, G], head by head; or a `MaskedKernel`.
         dtype: the dtype of the activations.
 
     Returns:
-        [B, ..., G] in the dtype of h.
+        [B, ..., G] in the dtype of h; [B, ..., N, G] of heads.
     """
+    if isinstance(w, MaskedKernel) and w.kernel.ndim == 3:
+        w = w._replace(mask=w.mask.reshape(*w.mask.shape[:-1], *h.shape[-2:]))
     kernel, h_in = unmask(h, w)
-    return product(h_in.astype(dtype), kernel).astype(h.dtype)
+    if kernel.ndim == 2:
+        return product(h_in.astype(dtype), kernel).astype(h.dtype)
+    operands = h_in.astype(dtype), kernel.astype(dtype)
+    return jnp.einsum("...nd,ndg->...ng", *operands, preferred_element_type=wide(dtype)).astype(h.dtype)
 
 
 def unmask(h: Array, w: Array | MaskedKernel) -> tuple[Array, Array]:

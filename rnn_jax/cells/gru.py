@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, Projection, Rule
+from rnn_jax.gated_step import Dot, GatedStep, ProductStep, Projection, Rule, take_none
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -17,7 +17,7 @@ from rnn_jax.initializers import (
     per_gate,
     zero_bias,
 )
-from rnn_jax.products import MaskedKernel, affine, align, columns, recurrent
+from rnn_jax.products import MaskedKernel, affine, align, columns
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Cell
 
@@ -88,13 +88,14 @@ def gru(
     def project(params: GRUParams, xs: Array) -> Array:
         return affine(xs, params.w_x, params.b)
 
-    def reset_before(params: GRUParams, carry: Array, z: Array) -> tuple[Array, Array]:
-        x_gates = z.astype(carry.dtype)
-        h_gates = recurrent(carry, columns(params.w_h, 0, 2 * hidden_size), z.dtype)
-        reset_gate, update = jnp.split(jax.nn.sigmoid(x_gates[..., : 2 * hidden_size] + h_gates), 2, axis=-1)
-        h_n = recurrent(reset_gate * carry, columns(params.w_h, 2 * hidden_size), z.dtype)
-        h = (1 - update) * jnp.tanh(x_gates[..., 2 * hidden_size :] + h_n) + update * carry
-        return h, h.astype(z.dtype)
+    def reset_before(params: None, carry: Array, z: Array, dot: Dot) -> Array:
+        gates = jax.nn.sigmoid(z[..., : 2 * hidden_size] + dot(0, carry))
+        reset_gate, update = jnp.split(gates, 2, axis=-1)
+        n = jnp.tanh(z[..., 2 * hidden_size :] + dot(1, reset_gate * carry))
+        return (1 - update) * n + update * carry
+
+    def two_kernels(params: GRUParams) -> tuple[Array | MaskedKernel, ...]:
+        return columns(params.w_h, 0, 2 * hidden_size), columns(params.w_h, 2 * hidden_size)
 
     def side_by_side(params: GRUParams, z: Array, hz: Array) -> tuple[Array, Array, Array]:
         (z_gates, z_n), (h_gates, h_n) = (jnp.split(part, [2 * hidden_size], axis=-1) for part in (z, hz))
@@ -107,7 +108,7 @@ def gru(
         rule=Rule(_reset_after, _pull_reset_after),
         part=lambda params: params._replace(w_x=None, w_h=None, b=None),
     )
-    step = reset_before if reset == "before" else gated
+    step = ProductStep(two_kernels, reset_before, part=take_none) if reset == "before" else gated
     rows = Projection(project, lambda params: params._replace(w_h=None, b_hn=None))
     return Cell(init=init, init_carry=init_carry, step=step, project=rows)
 

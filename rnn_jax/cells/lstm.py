@@ -1,13 +1,13 @@
 """The LSTM, with the options of its literature."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
-from rnn_jax.gated_step import GatedStep, Projection, Rule, take_none
+from rnn_jax.gated_step import Dot, GatedStep, ProductStep, Projection, Rule, take_none
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -17,7 +17,7 @@ from rnn_jax.initializers import (
     per_gate,
     unit_forget_bias,
 )
-from rnn_jax.products import MaskedKernel, affine, align, layer_norm, product, recurrent
+from rnn_jax.products import MaskedKernel, affine, align, layer_norm, product
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Cell
 
@@ -151,15 +151,13 @@ def lstm(
         inner = c if params.norm is None else _norm(c, params.norm.scale_c, params.norm.shift_c)
         return LSTMCarry(h=o * jnp.tanh(inner), c=c)
 
-    def with_products(params: LSTMParams, carry: LSTMCarry, z: Array) -> tuple[LSTMCarry, Array]:
-        hz = recurrent(carry.h, params.w_h, z.dtype)
-        if params.norm is not None:
-            hz = _norm(hz, params.norm.scale_h)
-        carry = after(params, carry, z.astype(carry.c.dtype) + hz)
-        h = carry.h
-        if params.w_projection is not None:
-            h = product(h.astype(z.dtype), params.w_projection).astype(carry.c.dtype)
-        return LSTMCarry(h=h, c=carry.c), h.astype(z.dtype)
+    def advance(params: LSTMParams, carry: LSTMCarry, z: Array, dot: Dot) -> LSTMCarry:
+        hz = dot(0, carry.h)
+        carry = after(params, carry, z + (hz if params.norm is None else _norm(hz, params.norm.scale_h)))
+        return LSTMCarry(h=dot(1, carry.h), c=carry.c) if projection else carry
+
+    def without_kernels(params: Any) -> Any:
+        return params._replace(w_x=None, w_h=None, b=None, w_projection=None)
 
     plain = not (peephole or coupled or cell_clip)
     gated = GatedStep(
@@ -167,9 +165,15 @@ def lstm(
         (lambda params, carry, a: _plain(carry, a)[0]) if plain else after,
         lambda carry: carry.h,
         rule=Rule(_plain, _pull_plain) if plain else None,
-        part=take_none if plain else lambda params: params._replace(w_x=None, w_h=None, b=None),
+        part=take_none if plain else without_kernels,
     )
-    step = with_products if projection or layer_norm else gated
+    several = ProductStep(
+        lambda params: (params.w_h, params.w_projection) if projection else (params.w_h,),
+        advance,
+        lambda carry: carry.h,
+        without_kernels,
+    )
+    step = several if projection or layer_norm else gated
     rows = Projection(project, lambda params: params._replace(w_h=None, w_peephole=None, w_projection=None))
     return Cell(init=init, init_carry=init_carry, step=step, project=rows)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
+from rnn_jax.gated_step import Dot, ProductStep, Projection, take_none
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -16,7 +17,7 @@ from rnn_jax.initializers import (
     per_gate,
     unit_forget_bias,
 )
-from rnn_jax.products import MaskedKernel, affine, columns, recurrent
+from rnn_jax.products import MaskedKernel, affine, columns
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Cell
 
@@ -73,11 +74,13 @@ def mgu(
     def project(params: MGUParams, xs: Array) -> Array:
         return affine(xs, params.w_x, params.b)
 
-    def step(params: MGUParams, carry: Array, z: Array) -> tuple[Array, Array]:
-        z_f, z_n = jnp.split(z.astype(carry.dtype), 2, axis=-1)
-        f = jax.nn.sigmoid(z_f + recurrent(carry, columns(params.w_h, 0, hidden_size), z.dtype))
-        n = jnp.tanh(z_n + recurrent(f * carry, columns(params.w_h, hidden_size), z.dtype))
-        h = (1 - f) * carry + f * n
-        return h, h.astype(z.dtype)
+    def advance(params: None, carry: Array, z: Array, dot: Dot) -> Array:
+        z_f, z_n = jnp.split(z, 2, axis=-1)
+        f = jax.nn.sigmoid(z_f + dot(0, carry))
+        return (1 - f) * carry + f * jnp.tanh(z_n + dot(1, f * carry))
 
-    return Cell(init=init, init_carry=init_carry, step=step, project=project)
+    def kernels(params: MGUParams) -> tuple[Array | MaskedKernel, ...]:
+        return columns(params.w_h, 0, hidden_size), columns(params.w_h, hidden_size)
+
+    rows = Projection(project, lambda params: params._replace(w_h=None))
+    return Cell(init=init, init_carry=init_carry, step=ProductStep(kernels, advance, part=take_none), project=rows)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells._constructor import constructor
+from rnn_jax.gated_step import Dot, ProductStep, Projection, take_none
 from rnn_jax.initializers import (
     BiasInit,
     Gate,
@@ -16,7 +17,7 @@ from rnn_jax.initializers import (
     per_gate,
     unit_forget_bias,
 )
-from rnn_jax.products import MaskedKernel, affine, unmask
+from rnn_jax.products import MaskedKernel, affine
 from rnn_jax.tree import wide
 from rnn_jax.types import Array, Cell
 
@@ -94,23 +95,19 @@ def s_lstm(
     def project(params: SLSTMParams, xs: Array) -> Array:
         return affine(xs, params.w_x, params.b)
 
-    def step(params: SLSTMParams, carry: SLSTMCarry, z: Array) -> tuple[SLSTMCarry, Array]:
-        dtype = carry.h.dtype
-        kernel, h_in = unmask(carry.h, params.w_h)
-        hz = jnp.einsum(
-            "...nd,ndgk->...gnk",
-            h_in.astype(z.dtype).reshape(*h_in.shape[:-1], num_heads, head_size),
-            kernel.astype(z.dtype).reshape(num_heads, head_size, 4, head_size),
-            preferred_element_type=wide(z.dtype),
-        )
-        i, f, g, o = jnp.split(z.astype(dtype) + hz.reshape(z.shape).astype(dtype), 4, axis=-1)
+    def advance(params: None, carry: SLSTMCarry, z: Array, dot: Dot) -> SLSTMCarry:
+        hz = dot(0, carry.h.reshape(*carry.h.shape[:-1], num_heads, head_size))
+        hz = jnp.swapaxes(hz.reshape(*hz.shape[:-1], 4, head_size), -3, -2).reshape(z.shape)
+        i, f, g, o = jnp.split(z + hz, 4, axis=-1)
         log_f = jax.nn.log_sigmoid(f)
         # An empty memory has no scale yet: its stabiliser must not drown the first write.
         m = jnp.where(carry.n == 0, i, jnp.maximum(log_f + carry.m, i))
         keep, write = jnp.exp(jnp.minimum(log_f + carry.m - m, 0.0)), jnp.exp(i - m)
         c = keep * carry.c + write * jnp.tanh(g)
         n = keep * carry.n + write
-        h = jax.nn.sigmoid(o) * c / jnp.maximum(n, jnp.finfo(dtype).tiny)
-        return SLSTMCarry(h=h, c=c, n=n, m=m), h.astype(z.dtype)
+        h = jax.nn.sigmoid(o) * c / jnp.maximum(n, jnp.finfo(z.dtype).tiny)
+        return SLSTMCarry(h=h, c=c, n=n, m=m)
 
-    return Cell(init=init, init_carry=init_carry, step=step, project=project)
+    step = ProductStep(lambda params: (params.w_h,), advance, lambda carry: carry.h, take_none)
+    rows = Projection(project, lambda params: params._replace(w_h=None))
+    return Cell(init=init, init_carry=init_carry, step=step, project=rows)

@@ -1,4 +1,4 @@
-"""The scan of a `GatedStep`, chunk by chunk, with a gradient of its own.
+"""The scan of a `GatedStep` or a `ProductStep`, chunk by chunk, with a gradient of its own.
 
 Automatic differentiation of a scan writes many arrays of every step into memory, reads them back, and adds up the
 gradient of every parameter in every step of the backward loop. Here each chunk of steps projects its inputs, which stay
@@ -18,16 +18,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import tree
-from rnn_jax.gated_step import GatedStep
+from rnn_jax.gated_step import GatedStep, ProductStep
 from rnn_jax.products import recurrent
 from rnn_jax.types import Array, Carry
 from rnn_jax.unroll.gated_gradient import Bars, Given, Marks, Past, Project, pull_back
 from rnn_jax.unroll.linear_map import linear_map
+from rnn_jax.unroll.product_gradient import advance
 from rnn_jax.unroll.walk import Walk, alike, at, room
 
 
 def scan_gated(
-    step: GatedStep, project: Project, given: Given, marks: Marks, walk: Walk, *, keep: bool
+    step: GatedStep | ProductStep, project: Project, given: Given, marks: Marks, walk: Walk, *, keep: bool
 ) -> tuple[Carry, tuple[Array, Carry | None]]:
     """What `lax.scan` over the step gives: `(carry, (hs, carries or None))`."""
 
@@ -57,7 +58,9 @@ def scan_gated(
     return run(alike(given), marks)
 
 
-def plain(step: GatedStep, project: Project, given: Given, marks: Marks, *, reverse: bool, keep: bool) -> Any:
+def plain(
+    step: GatedStep | ProductStep, project: Project, given: Given, marks: Marks, *, reverse: bool, keep: bool
+) -> Any:
     """The definition: `lax.scan` over the step."""
 
     def body(carry: Carry, one: Any) -> tuple[Carry, Any]:
@@ -71,15 +74,17 @@ def plain(step: GatedStep, project: Project, given: Given, marks: Marks, *, reve
     return lax.scan(body, given.start[0], (zs, *marks), reverse=reverse)
 
 
-def one_step(step: GatedStep, given: Given, before: Carry, z: Array) -> tuple[Carry, Any]:
+def one_step(step: GatedStep | ProductStep, given: Given, before: Carry, z: Array) -> tuple[Carry, Any]:
     """The carry after a step, and what the gradient needs to know of it."""
     h = step.hidden(before)
+    if isinstance(step, ProductStep):
+        return advance(step, given.params, given.kernel, before, z)
     a = step.gates(given.params, z.astype(h.dtype), recurrent(h, given.kernel, z.dtype))
     return (step.after(given.params, before, a), a) if step.rule is None else step.rule.forward(before, a)
 
 
 def forward(
-    step: GatedStep, project: Project, given: Given, marks: Marks, walk: Walk, *, keep: bool, kept: bool
+    step: GatedStep | ProductStep, project: Project, given: Given, marks: Marks, walk: Walk, *, keep: bool, kept: bool
 ) -> tuple[Carry, Array, Carry | None, Any]:
     """The result, and what each step keeps for the gradient."""
     start = given.start[0]

@@ -1,4 +1,4 @@
-"""The gradient of the scan of a `GatedStep`: a loop backwards, and products for each chunk of it."""
+"""The gradient of the scan of a `GatedStep` or a `ProductStep`: a loop backwards, and products for each chunk of it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import tree
-from rnn_jax.gated_step import GatedStep
+from rnn_jax.gated_step import GatedStep, ProductStep
 from rnn_jax.types import Array, Carry, Params
+from rnn_jax.unroll.product_gradient import kernel_gradients, pull, transpose
 from rnn_jax.unroll.shards import Shards
 from rnn_jax.unroll.walk import Walk, at, room, zeros
 
@@ -21,14 +22,14 @@ class Given(NamedTuple):
     """What the result depends on.
 
     Attributes:
-        kernel: of the step.
+        kernel: of the step; a `ProductStep` has several.
         params: what the step knows of the parameters.
         inputs: what the projection knows of them.
         start: the carry to start with, and the one that comes back before fresh steps.
         xs: [T, *batch, I].
     """
 
-    kernel: Array
+    kernel: Any
     params: Params
     inputs: Params
     start: tuple[Carry, Carry]
@@ -59,25 +60,26 @@ class Bars(NamedTuple):
     carries: list[Array | None]
 
 
-def pull_back(step: GatedStep, project: Project, past: Past, walk: Walk, bars: Bars) -> Given:
+def pull_back(step: GatedStep | ProductStep, project: Project, past: Past, walk: Walk, bars: Bars) -> Given:
     """Gradients by what the result depends on, from those by the result. `walk` is that of the steps forwards."""
     given, back = past.given, walk._replace(reverse=not walk.reverse)
     z_like = jax.eval_shape(lambda: project(given.inputs, given.xs)[0])
-    h_like = jax.ShapeDtypeStruct(step.hidden(given.start[0]).shape, step.hidden(given.start[0]).dtype)
-    wide_z = jax.ShapeDtypeStruct(z_like.shape, h_like.dtype)
-    a_like = jax.eval_shape(step.gates, given.params, wide_z, wide_z)
     shards = Shards(given.xs.shape[1:-1])
     # Turned once, not at every step.
-    transposed = lax.optimization_barrier(given.kernel.astype(z_like.dtype).T)
+    transposed = lax.optimization_barrier(jax.tree.map(lambda w: transpose(w, z_like.dtype), given.kernel))
+    empty = lambda leaf: zeros(leaf.shape, leaf.dtype, given.xs)  # noqa: E731
+    nothing = jax.tree.map(empty, (given.start[1], given.params))
+    state = (bars.carry, *nothing)
+    a_like = jax.eval_shape(lambda state: _step_back(step, past, walk, bars, transposed, state, 0)[1], state)
 
     def chunk(state: Any, first: Any, count: int) -> Any:
         def one(step_bars: Any, t: Any, k: Any) -> Any:
             return _step_back(step, past, walk, bars, transposed, step_bars, t)
 
         step_bars, a_bars = back.steps(one, state[0], room(a_like, count, given.xs), first, count)
-        hs = _all_entering(step, past, walk, first, count)
+        hs = None if isinstance(step, ProductStep) else _all_entering(step, past, walk, first, count)
         rows = shards.rows((a_bars, hs, back.part(given.xs, first, count)))
-        *more, xs_bar = shards.each(_products, step, project, given.params, given.inputs)(*rows)
+        *more, xs_bar = shards.each(_products, step, project, given.kernel, given.params, given.inputs)(*rows)
         sums = jax.tree.map(jnp.add, state[1], tuple(more))
         xs_bar = shards.unrows(xs_bar, (count, *given.xs.shape[1:]))
         return (
@@ -86,15 +88,14 @@ def pull_back(step: GatedStep, project: Project, past: Past, walk: Walk, bars: B
             lax.dynamic_update_slice_in_dim(state[2], xs_bar, first, 0, allow_negative_indices=False),
         )
 
-    empty = lambda leaf: zeros(leaf.shape, leaf.dtype, given.xs)  # noqa: E731
-    wide_kernel = jax.ShapeDtypeStruct(given.kernel.shape, h_like.dtype)
-    nothing = jax.tree.map(empty, (given.start[1], given.params))
+    dtype = step.hidden(given.start[0]).dtype
+    wide_kernel = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, dtype), given.kernel)
     sums = jax.tree.map(empty, shards.room((wide_kernel, given.params, given.inputs)))
-    state = ((bars.carry, *nothing), sums, empty(given.xs))
+    state = (state, sums, empty(given.xs))
     (start_bar, initial_bar, params_bar), sums, xs_bar = back.chunks(chunk, state)
     kernel_bar, more, inputs_bar = shards.total(sums)
     return Given(
-        kernel=kernel_bar.astype(given.kernel.dtype),
+        kernel=jax.tree.map(lambda bar, w: bar.astype(w.dtype), kernel_bar, given.kernel),
         params=jax.tree.map(jnp.add, params_bar, more),
         inputs=inputs_bar,
         start=(start_bar, initial_bar),
@@ -124,41 +125,40 @@ def _all_entering(step: GatedStep, past: Past, walk: Walk, first: Any, count: in
 
 
 def _step_back(
-    step: GatedStep, past: Past, walk: Walk, bars: Bars, transposed: Array, state: tuple[Carry, Carry, Params], t: Any
+    step: GatedStep | ProductStep,
+    past: Past,
+    walk: Walk,
+    bars: Bars,
+    transposed: Any,
+    state: tuple[Carry, Carry, Params],
+    t: Any,
 ) -> tuple[tuple[Carry, Carry, Params], Any]:
     """One step of the loop backwards.
 
     Args:
         step, past, walk, bars: as in `pull_back`.
-        transposed: the kernel [G, H].
-        state: gradients by the carry after the step, the initial carry, and the parameters of `after`.
+        transposed: the kernel [G, H], or all of them.
+        state: gradients by the carry after the step, the initial carry, and the parameters of the step.
         t: the step.
 
     Returns:
-        the state before the step, and the gradient by a.
+        the state before the step, and the gradient by a, or the `Rows` of a `ProductStep`.
     """
     carry_bar, initial_bar, params_bar = state
     params, (real, fresh) = past.given.params, past.marks
     before, after, kept = _entering(past, walk, t), at(past.carries, t), at(past.kept, t)
-    hidden = step.hidden(before)
-    add = lambda carry, h: jax.tree.map(jnp.add, carry, jax.linear_transpose(step.hidden, before)(h)[0])  # noqa: E731
     if bars.hs is not None:
-        carry_bar = add(carry_bar, at(bars.hs, t).astype(hidden.dtype))
+        carry_bar = _add_hidden(step, carry_bar, at(bars.hs, t).astype(step.hidden(before).dtype), before)
     leaves, structure = jax.tree.flatten(carry_bar)
     rows = [leaf if rows is None else leaf + at(rows, t) for leaf, rows in zip(leaves, bars.carries, strict=True)]
     carry_bar = jax.tree.unflatten(structure, rows)
     nothing = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype, leaf), carry_bar)
     step_bar = carry_bar if real is None else tree.where(at(real, t), carry_bar, nothing)
-    if step.rule is None:
-        more, before_bar, a_bar = jax.vjp(step.after, params, before, kept)[1](step_bar)
-        params_bar = jax.tree.map(jnp.add, params_bar, more)
+    if isinstance(step, ProductStep):
+        more, before_bar, a_bar = pull(step, params, transposed, before, kept, step_bar)
     else:
-        before_bar, a_bar = step.rule.pull(kept, before, after, step_bar)
-    # Else XLA puts the gates together where they are used, once for every element of a product.
-    a_bar = lax.optimization_barrier(a_bar)
-    nothing_z = zeros((*hidden.shape[:-1], transposed.shape[0]), hidden.dtype, hidden)
-    (hz_bar,) = jax.vjp(lambda hz: step.gates(params, nothing_z, hz), nothing_z)[1](a_bar)
-    before_bar = add(before_bar, _dot(hz_bar.astype(transposed.dtype), transposed, hz_bar.ndim - 1, hidden.dtype))
+        more, before_bar, a_bar = _pull_gates(step, params, transposed, (before, after, kept), step_bar)
+    params_bar = jax.tree.map(jnp.add, params_bar, more) if more is not None else params_bar
     if real is not None:
         before_bar = jax.tree.map(jnp.add, before_bar, tree.where(at(real, t), nothing, carry_bar))
     if fresh is not None:
@@ -167,14 +167,48 @@ def _step_back(
     return (before_bar, initial_bar, params_bar), a_bar
 
 
+def _pull_gates(
+    step: GatedStep, params: Params, transposed: Array, past: tuple[Carry, Carry, Any], step_bar: Carry
+) -> tuple[Params | None, Carry, Any]:
+    """Gradients by the parameters of `after`, the carry before a step, and a."""
+    before, after, kept = past
+    hidden, more = step.hidden(before), None
+    if step.rule is None:
+        more, before_bar, a_bar = jax.vjp(step.after, params, before, kept)[1](step_bar)
+    else:
+        before_bar, a_bar = step.rule.pull(kept, before, after, step_bar)
+    # Else XLA puts the gates together where they are used, once for every element of a product.
+    a_bar = lax.optimization_barrier(a_bar)
+    nothing_z = zeros((*hidden.shape[:-1], transposed.shape[0]), hidden.dtype, hidden)
+    (hz_bar,) = jax.vjp(lambda hz: step.gates(params, nothing_z, hz), nothing_z)[1](a_bar)
+    h_bar = _dot(hz_bar.astype(transposed.dtype), transposed, hz_bar.ndim - 1, hidden.dtype)
+    return more, _add_hidden(step, before_bar, h_bar, before), a_bar
+
+
+def _add_hidden(step: GatedStep | ProductStep, carry_bar: Carry, h_bar: Array, like: Carry) -> Carry:
+    """With a gradient by h added to that by the carry it is a leaf of."""
+    return jax.tree.map(jnp.add, carry_bar, jax.linear_transpose(step.hidden, like)(h_bar)[0])
+
+
 def _products(
-    step: GatedStep, project: Project, params: Params, inputs: Params, a_bars: Any, hs: Array, xs: Array
-) -> tuple[Array, Params, Params, Array]:
+    step: GatedStep | ProductStep,
+    project: Project,
+    kernel: Any,
+    params: Params,
+    inputs: Params,
+    a_bars: Any,
+    hs: Any,
+    xs: Array,
+) -> tuple[Any, Params, Params, Array]:
     """Gradients by the kernel, the parameters of step and projection, and xs, of rows [rows, features]."""
     zs, project_back = jax.vjp(project, inputs, xs)
-    nothing = zeros(zs.shape, hs.dtype, hs)
-    gates_bar, zs_bar, hz_bar = jax.vjp(step.gates, params, nothing, nothing)[1](a_bars)
-    kernel_bar = _dot(hs.astype(zs.dtype), hz_bar.astype(zs.dtype), 0, hs.dtype)
+    if isinstance(step, ProductStep):
+        gates_bar = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype, xs), params)
+        kernel_bar, zs_bar = kernel_gradients(kernel, a_bars, zs.dtype), a_bars.z
+    else:
+        nothing = zeros(zs.shape, hs.dtype, hs)
+        gates_bar, zs_bar, hz_bar = jax.vjp(step.gates, params, nothing, nothing)[1](a_bars)
+        kernel_bar = _dot(hs.astype(zs.dtype), hz_bar.astype(zs.dtype), 0, hs.dtype)
     inputs_bar, xs_bar = project_back(zs_bar.astype(zs.dtype))
     return kernel_bar, gates_bar, inputs_bar, xs_bar
 

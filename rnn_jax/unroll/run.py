@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import tree
-from rnn_jax.gated_step import GatedStep, Projection, has_rule
+from rnn_jax.gated_step import GatedStep, ProductStep, Projection, has_rule
 from rnn_jax.types import Array, Carry, Cell, LinearCell, Params, as_cell, take_x
 from rnn_jax.unroll.borders import blank
 from rnn_jax.unroll.gated import scan_gated
@@ -62,7 +62,7 @@ def run_scan(
     unroll = unroll or steps_in_a_turn()
     params = tree.with_per_step(params, sequence.noise)
     known = all(isinstance(size, int) for size in sequence.xs.shape) and sequence.xs.shape[0] > 0  # may be exported
-    if isinstance(cell.step, GatedStep) and has_rule(cell.step, params) and known:
+    if isinstance(cell.step, GatedStep | ProductStep) and has_rule(cell.step, params) and known:
         step, project, num_steps = cell.step, cell.project, sequence.xs.shape[0]
         if not isinstance(project, Projection):
             all_zs = project(params, sequence.xs)
@@ -70,7 +70,9 @@ def run_scan(
         xs = project.enter(params, sequence.xs)
         given = Given(step.kernel(params), step.part(params), project.part(params), (start.carry, start.initial), xs)
         marks = Marks(sequence.real, sequence.fresh)
-        walk = Walk.here(num_steps, sequence.xs.shape[1:-1], given.kernel.shape[-1], reverse, unroll)
+        num_gates = jax.eval_shape(project.rows, given.inputs, xs).shape[-1]
+        num_gates *= 3 if isinstance(step, ProductStep) else 1  # z, all products and their factors are written
+        walk = Walk.here(num_steps, sequence.xs.shape[1:-1], num_gates, reverse, unroll)
         carry, (hs, carries) = scan_gated(step, project.rows, given, marks, walk, keep=keep)
         return Run(carry=carry, ys=blank(sequence.real, cell.readout(params, hs, sequence.xs)), carries=carries)
     zs = cell.project(params, sequence.xs)
