@@ -2,6 +2,7 @@
 
 - `lyapunov`: how fast neighbouring trajectories part; a penalty on it.
 - `fixed_points`: where a network stands still, and the dynamics near there.
+- `continuation`: how that changes while an input or a weight is turned.
 - `gradients`: how far gradients reach, and how fast starts are forgotten.
 - `online`: gradients while a sequence arrives.
 - `attribution`: what in a sequence an output depends on.
@@ -14,6 +15,7 @@
 from rnn_jax.analysis.attractors import power_spectrum_distance, state_space_divergence
 from rnn_jax.analysis.attribution import integrated_gradients, occlusion, saliency
 from rnn_jax.analysis.automata import Automaton, ExtractionReport, extract_automaton
+from rnn_jax.analysis.continuation import Bifurcation, Branch, continue_fixed_point
 from rnn_jax.analysis.fixed_points import (
     FixedPoints,
     Linearisation,
@@ -53,6 +55,8 @@ from rnn_jax.analysis.vectors import as_vector
 
 __all__ = [
     "Automaton",
+    "Bifurcation",
+    "Branch",
     "Components",
     "ExtractionReport",
     "FixedPoints",
@@ -65,6 +69,7 @@ __all__ = [
     "ProbeResult",
     "as_vector",
     "carry_gradients",
+    "continue_fixed_point",
     "e_prop",
     "extract_automaton",
     "find_fixed_points",

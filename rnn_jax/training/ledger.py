@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 """One line of the history: `step`, `seconds`, and numbers named `train/...` or `valid/...`; of N runs in one program
 lists of N numbers."""
 
-Stopped = Literal["num_steps", "patience", "max_seconds", "batches"]
+Stopped = Literal["num_steps", "patience", "goal", "max_seconds", "batches"]
 
 
 @dataclass

@@ -33,7 +33,7 @@ from rnn_jax.training.progress import progress
 from rnn_jax.training.signals import Interrupted, stop_requests
 from rnn_jax.training.state import TrainState, copy_state
 from rnn_jax.training.steps import Metrics, TrainStep
-from rnn_jax.training.validation import Validation, better
+from rnn_jax.training.validation import Best, Validation, better, reached
 
 __all__ = ["FitInfo", "describe_fit", "fit"]
 
@@ -50,8 +50,8 @@ class FitInfo(NamedTuple):
       seconds: wall-clock seconds, compilation, evaluation and earlier processes of the run included.
       best_step: the step whose state was returned; a tuple for N runs.
       best_value: the validation metric of that state; None without validation.
-      stopped: why training ended: all steps were made ("num_steps"), no improvement for too long
-        ("patience"), the time limit was reached ("max_seconds"), or the data ended ("batches").
+      stopped: why training ended: all steps were made ("num_steps"), no improvement for too long ("patience"), it was
+        good enough ("goal"), the time limit was reached ("max_seconds"), or the data ended ("batches").
       notes: what else a reader should know, one sentence each: damaged checkpoints, skipped steps, spikes of the loss.
 
     Example:
@@ -174,13 +174,13 @@ def fit(
         del pending[:count]
         looked = monotonic()
 
-    def judge(validation: Validation) -> int:
+    def judge(validation: Validation) -> Best:
         values = validation.evaluate(validation.params_of(state))
         record(book, book.step, "valid", values)
         book.best, book.judged = better(book.best, state, book.step, values, validation), book.step
         shown[f"valid {validation.metric}"] = float(np.mean(values[validation.metric]))
         show(book.step, shown)
-        return book.best.waited
+        return book.best
 
     with (
         progress(
@@ -212,9 +212,11 @@ def fit(
             if book.step == first:
                 raise ValueError("`batches` must hold at least one batch, got none")
             if validation is not None and judging:
-                waited = judge(validation)
-                improved = waited == 0
-                if validation.patience is not None and waited >= validation.patience:
+                best = judge(validation)
+                improved = best.waited == 0
+                if reached(best, validation):
+                    book.stopped = book.stopped or "goal"
+                if validation.patience is not None and best.waited >= validation.patience:
                     book.stopped = book.stopped or "patience"
             if book.stopped is not None:
                 flush(book, book.step)
@@ -323,6 +325,7 @@ def describe_fit(info: FitInfo, num_steps: int) -> str:
         "num_steps": f"Trained all {num_steps} steps in {info.seconds:.3g} s.",
         "patience": f"Stopped early at step {info.steps} of {num_steps}: the validation metric no "
         f"longer improved. It took {info.seconds:.3g} s.",
+        "goal": f"The goal was reached at step {info.steps} of {num_steps}, after {info.seconds:.3g} s.",
         "max_seconds": f"Cut short at step {info.steps} of {num_steps} by the time limit, after {info.seconds:.3g} s.",
         "batches": f"Ended at step {info.steps} of {num_steps} with the data, after {info.seconds:.3g} s.",
     }[info.stopped]

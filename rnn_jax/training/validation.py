@@ -11,7 +11,7 @@ import numpy as np
 from rnn_jax import tree
 from rnn_jax.training.state import TrainState, copy_state
 
-__all__ = ["Best", "Validation", "better"]
+__all__ = ["Best", "Validation", "better", "reached"]
 
 
 class Validation(NamedTuple):
@@ -25,6 +25,7 @@ class Validation(NamedTuple):
       metric: the name, among those that `evaluate` returns, by which the best state is chosen.
       mode: whether a smaller ("min") or a larger ("max") number is better.
       patience: evaluations in a row without improvement (of any run) after which training stops; None: never.
+      goal: a value of the metric that is good enough: training stops once every run has reached it; None: never.
       params_of: what of the state is judged; for an average of the parameters
         `lambda state: averaged_params(state.opt_state)`.
 
@@ -38,6 +39,7 @@ class Validation(NamedTuple):
     metric: str
     mode: Literal["min", "max"] = "min"
     patience: int | None = None
+    goal: float | None = None
     params_of: Callable[[TrainState], Any] = attrgetter("params")
 
 
@@ -55,6 +57,14 @@ class Best(NamedTuple):
     step: np.ndarray
     value: np.ndarray
     waited: int
+
+
+def reached(best: Best, validation: Validation) -> bool:
+    """Whether every run has reached the goal."""
+    goal = validation.goal
+    if goal is None:
+        return False
+    return bool(np.all(best.value <= goal if validation.mode == "min" else best.value >= goal))
 
 
 def better(best: Best | None, state: TrainState, step: int, values: Mapping[str, Any], validation: Validation) -> Best:

@@ -95,6 +95,13 @@ def test_the_best_state_is_the_one_with_the_best_validation_metric(mode, best_st
     assert float(state.params["w"]) == -sum(range(1, best_step + 1))
 
 
+def test_training_stops_once_the_goal_is_reached():
+    validation = Validation(judge([4.0, 2.0, 1.0]), every=2, metric="nll", goal=2.0)
+    _, info = fit(new_state(), STEP, count_from(1), num_steps=20, validation=validation, console=QUIET)
+    assert (info.stopped, info.steps, info.best_value) == ("goal", 4, 2.0)
+    assert "The goal was reached at step 4 of 20" in describe_fit(info, 20)
+
+
 def test_patience_counts_evaluations_without_improvement():
     validation = Validation(judge([4.0, 5.0, 3.0, 3.0, 3.5, 0.0]), every=2, metric="nll", patience=2)
     _, info = fit(new_state(), STEP, count_from(1), num_steps=100, validation=validation, console=QUIET)
