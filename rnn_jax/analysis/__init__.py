@@ -4,6 +4,7 @@
 - `fixed_points`: where a network stands still, and the dynamics near there.
 - `continuation`: how that changes while an input or a weight is turned.
 - `gradients`: how far gradients reach, and how fast starts are forgotten.
+- `gates`: whether they are stuck, and how long they keep.
 - `online`: gradients while a sequence arrives.
 - `attribution`: what in a sequence an output depends on.
 - `probes`: what can be read from hidden states.
@@ -23,13 +24,13 @@ from rnn_jax.analysis.fixed_points import (
     implicit_fixed_point,
     linearise,
 )
+from rnn_jax.analysis.gates import gate_values, memory_steps, saturation
 from rnn_jax.analysis.gradients import (
     JacobianProducts,
     carry_gradients,
     forgetting,
     jacobian_products,
     row_norms,
-    saturation,
 )
 from rnn_jax.analysis.lyapunov import LyapunovSpectrum, flossing_penalty, kaplan_yorke_dimension, lyapunov_spectrum
 from rnn_jax.analysis.online import (
@@ -76,6 +77,7 @@ __all__ = [
     "flossing_penalty",
     "flow_field",
     "forgetting",
+    "gate_values",
     "implicit_fixed_point",
     "integrated_gradients",
     "jacobian_products",
@@ -83,6 +85,7 @@ __all__ = [
     "linear_probe",
     "linearise",
     "lyapunov_spectrum",
+    "memory_steps",
     "occlusion",
     "power_spectrum_distance",
     "principal_components",

@@ -9,7 +9,7 @@ from jax import lax
 
 from rnn_jax.analysis.vectors import Step, vector_step
 
-__all__ = ["JacobianProducts", "carry_gradients", "forgetting", "jacobian_products", "row_norms", "saturation"]
+__all__ = ["JacobianProducts", "carry_gradients", "forgetting", "jacobian_products", "row_norms"]
 
 
 def carry_gradients(step: Step, carry: Any, xs: Any, loss: Callable[[Any], jax.Array]) -> Any:
@@ -126,30 +126,6 @@ def jacobian_products(step: Step, carry: Any, xs: Any) -> JacobianProducts:
         log_norm=jnp.log(norm) + scales,
         condition=values[:, 0] / values[:, -1],
     )
-
-
-def saturation(gates: jax.Array, low: float = 0.1, high: float = 0.9) -> tuple[jax.Array, jax.Array]:
-    """How often each gate is nearly shut and nearly open, over all axes but the last.
-
-    Args:
-      gates: [..., H] in [0, 1].
-      low, high: what counts as nearly shut and nearly open.
-
-    Returns:
-      two arrays [H] of fractions.
-
-    Example:
-      >>> shut, opened = saturation(jnp.array([[0.05, 0.5], [0.95, 0.5]]))
-      >>> shut.tolist(), opened.tolist()
-      ([0.5, 0.0], [0.5, 0.0])
-
-    References:
-      Karpathy, Johnson & Fei-Fei, Visualizing and understanding recurrent networks, 2015, arXiv:1506.02078.
-    """
-    if not 0 <= low < high <= 1:
-        raise ValueError(f"`low` and `high` must satisfy 0 <= low < high <= 1, got {low} and {high}")
-    axes = tuple(range(gates.ndim - 1))
-    return (gates < low).mean(axes), (gates > high).mean(axes)
 
 
 def forgetting(step: Step, carry: Any, other: Any, xs: Any) -> jax.Array:

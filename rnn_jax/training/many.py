@@ -64,7 +64,7 @@ def create_states(
         init_key, train_key = jax.random.split(key)
         return create_state(init(init_key), tx, train_key)
 
-    states = jax.vmap(one)(keys)
+    states = jax.jit(jax.vmap(one))(keys)
     for name, values in hyperparams.items():
         values = jnp.asarray(values)
         if values.shape != keys.shape:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnn_jax import gru, lstm, stack, stream_step
-from rnn_jax.analysis import carry_gradients, forgetting, jacobian_products, row_norms, saturation
+from rnn_jax.analysis import carry_gradients, forgetting, jacobian_products, row_norms
 from rnn_jax.analysis.vectors import as_vector
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -92,12 +92,3 @@ def test_two_starts_come_together_as_a_loop_says() -> None:
     np.testing.assert_allclose(distances, expected, rtol=1e-12)
     with pytest.raises(ValueError, match="`other` must have as many numbers as `carry`, 3, got 4"):
         forgetting(step, carry, jnp.ones(4), xs)
-
-
-def test_saturation_counts_over_all_but_the_last_axis() -> None:
-    gates = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 4, 3)))
-    shut, opened = saturation(gates, 0.2, 0.7)
-    np.testing.assert_allclose(shut, (np.asarray(gates) < 0.2).mean((0, 1)))
-    np.testing.assert_allclose(opened, (np.asarray(gates) > 0.7).mean((0, 1)))
-    with pytest.raises(ValueError, match="`low` and `high` must satisfy"):
-        saturation(gates, 0.9, 0.1)
