@@ -91,8 +91,8 @@ def gradient_sizes(cell: Cell, params: Any, batch: Any) -> jax.Array:
         return jnp.square(states[1][-1, :, 0] - sums).sum()
 
     bars = jax.tree.map(lambda leaf: leaf[:-1], carry_gradients(step, (carry, blank), xs, loss)[0])
-    squares = sum(jnp.square(norms) for norms in jax.tree.leaves(row_norms(bars, 2)))
-    return 0.5 * jnp.log(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)).mean(1)
+    norms = jnp.linalg.norm(jnp.stack(jax.tree.leaves(row_norms(bars, 2))), axis=0)
+    return jnp.log(jnp.maximum(norms, jnp.finfo(norms.dtype).tiny)).mean(1)
 
 
 def squared_error(cell: Cell, params: Any, batch: Any) -> jax.Array:

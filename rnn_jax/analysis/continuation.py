@@ -1,6 +1,5 @@
 """How a fixed point moves, and where it changes its kind, while an input or a weight is turned."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -185,7 +184,7 @@ def _between(
         if at_one[i] * at_one[i + 1] < 0:
             turned = leans[i] * leans[i + 1] < 0
             # The parameter stands still at a fold, so its value is that of the further of both points.
-            value = float(max(values[i : i + 2], key=lambda v: v * math.copysign(1, leans[i])))
+            value = float(values[i : i + 2].max() if leans[i] > 0 else values[i : i + 2].min())
             found.append(Bifurcation("fold", value, i) if turned else Bifurcation("branch", between(at_one), i))
         if at_minus_one[i] * at_minus_one[i + 1] < 0:
             found.append(Bifurcation("flip", between(at_minus_one), i))

@@ -80,8 +80,8 @@ def memory_steps(keep: jax.Array) -> jax.Array:
       [H], over all axes but the last: 0 where the gate has been shut, infinite where it is always open.
 
     Example:
-      >>> print(memory_steps(jnp.array([[0.5, 0.9, 1.0], [0.5, 0.9, 1.0]])).round(2))
-      [1.44 9.49  inf]
+      >>> [f"{tau:.2f}" for tau in memory_steps(jnp.array([[0.5, 0.9, 1.0], [0.5, 0.9, 1.0]])).tolist()]
+      ['1.44', '9.49', 'inf']
     """
     return 1 / jnp.abs(jnp.log(keep).mean(tuple(range(keep.ndim - 1))))
 
