@@ -51,7 +51,13 @@ def per_gate(init: KernelInit, key: Array, rows: int | tuple[int, ...], columns:
 
 def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
     """Uniform (Haar) orthogonal matrix, or orthonormal rows or columns if it is not square (Saxe et al. 2013)."""
-    return jax.nn.initializers.orthogonal()(key, shape, dtype)
+
+    @jax.custom_batching.sequential_vmap
+    def one(key: Array) -> Array:
+        # Two batches of factorisations at once can wait for each other for ever, on a CPU of few cores and jax < 0.11.
+        return jax.nn.initializers.orthogonal()(key, shape, dtype)
+
+    return one(key)
 
 
 def lecun_normal(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:

@@ -1,12 +1,14 @@
 """Initial values against their definitions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
-from rnn_jax import initializers
+from rnn_jax import initializers, lstm
 from rnn_jax.initializers import Gate
 
 KEY = jax.random.key(0)
@@ -129,3 +131,24 @@ def test_initialisers_follow_the_dtype_that_is_asked_for() -> None:
     with jax.enable_x64(True):
         assert initializers.per_gate(initializers.lecun_normal, KEY, 2, 2).dtype == jnp.float64
         assert initializers.ring(KEY, 2, 0.0, 1.0, 6.28)[0].dtype == jnp.float64
+
+
+def test_many_orthogonal_kernels_are_made_one_at_a_time() -> None:
+    # jax < 0.11 hands batches of factorisations to the threads that wait for them: two at once can hang for ever.
+    def factorised(jaxpr: Any) -> list[int]:
+        ranks = []
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("geqrf", "qr", "householder_product"):
+                ranks.append(max(variable.aval.ndim for variable in equation.invars))
+            for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "jaxpr")):
+                ranks += factorised(inner.jaxpr) if hasattr(inner, "jaxpr") else []
+        return ranks
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    init = lambda key: lstm(4).init(key, 2).w_h  # noqa: E731
+    ranks = factorised(jax.make_jaxpr(jax.vmap(init))(keys).jaxpr)
+    assert ranks
+    assert set(ranks) == {2}
+    assert factorised(jax.make_jaxpr(jax.vmap(jnp.linalg.qr))(jnp.ones((3, 2, 2))).jaxpr)[0] == 3
+    alone = jnp.stack([init(key) for key in keys])
+    assert jnp.abs(jax.jit(jax.vmap(init))(keys) - alone).max() < 1e-6
