@@ -2,26 +2,17 @@ r"""Can a small recurrent network learn to write four-part chorales?
 
 A recurrent network reads a chorale frame by frame and predicts the next one (teacher forcing); then it composes.
 
-`--dataset chorales` (default): 361 chorales of J. S. Bach, embedded in the package, on a grid of eighth notes. For each
-of the four voices a frame says whether it rests, holds its note or strikes one; the voices are predicted one after
-another, each given those above it. Training pieces are transposed at random within the ranges of the voices.
+361 chorales of J. S. Bach, embedded in the package, on a grid of eighth notes. For each of the four voices a frame says
+whether it rests, holds its note or strikes one; the voices are predicted one after another, each given those above it.
+Training pieces are transposed at random within the ranges of the voices. (The JSB benchmark has its own experiment,
+`music`.)
 
-`--dataset jsb`: the official JSB benchmark (Boulanger-Lewandowski et al. 2012), 88 independent notes a frame, one frame
-a quarter note. Published test numbers: GRU 8.54, LSTM 8.67, tanh 9.10 (Chung et al. 2014, arXiv:1412.3555, table 2,
-about 20,000 parameters); LSTM 8.45, GRU 8.43 (Bai et al. 2018, arXiv:1803.01271, table 1, 300,000 parameters).
-
-Numbers are negative log-likelihoods in nats per frame: summed over voices or notes, averaged over all frames of a
+Numbers are negative log-likelihoods in nats per frame: summed over voices, averaged over all frames of a
 split; the first frame of a piece is not counted. They stand against two baselines: `unigram` knows how often each note
 occurs, `repeat` plays the last frame again with fitted confidence.
 
     python -m experiments.bach_chorales                  # at most 3 minutes on 2 cores
     python -m experiments.bach_chorales --cell lstm --num-layers 2 --temperature 0.8
-
-The benchmark wants more steps, more dropout and whole pieces; 128,732 parameters, 4 to 6 minutes, 8.59 on test (three
-seeds, standard deviation 0.01):
-
-    python -m experiments.bach_chorales --dataset jsb --hidden-size 150 --dropout 0.5 \
-        --window 160 --batch-size 20 --num-steps 2000 --max-seconds 1200
 
 Many runs in one program, each as it would be alone: seeds 0 to 7; a grid of four settings with two seeds each.
 
@@ -39,7 +30,7 @@ opening of a held-out piece; learning curves; the best parameters; report.md.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,8 +44,8 @@ from rnn_jax import make_cell, stack, tree, with_dropout
 from rnn_jax.data import side_by_side
 from rnn_jax.data.audio import synthesize, write_midi, write_wav
 from rnn_jax.data.batching import pad
-from rnn_jax.data.pieces import PieceSet, chorale_pieces, heard, make_clock, roll_pieces, training_batches
-from rnn_jax.frames import roll_frames, voice_frames
+from rnn_jax.data.pieces import PieceSet, chorale_pieces, heard, make_clock, training_batches
+from rnn_jax.frames import voice_frames
 from rnn_jax.music import MusicModel, MusicParams, compose, init_music, music_baselines, music_loss, music_nll
 from rnn_jax.plotting import learning_curves, piano_roll, save
 from rnn_jax.report import markdown_table, write_report
@@ -79,19 +70,15 @@ from rnn_jax.training import (
     to_host,
 )
 
-CLAIMS = (
-    at_most("test_nll", 8.7, source="Chung et al. 2014, table 2: LSTM 8.67, GRU 8.54", when={"dataset": "jsb"}),
-    at_most("test_nll_over_repeat", 0.5, source="wide margin over the better baseline", when={"dataset": "chorales"}),
-)
+CLAIMS = (at_most("test_nll_over_repeat", 0.5, source="wide margin over the better baseline"),)
 
 INTRO = "Negative log-likelihood in nats per frame; lower is better. The first frame of a piece is not counted."
 
 
 @dataclass(frozen=True)
 class Config:
-    """The defaults serve both data sets."""
+    """Of one run or of many."""
 
-    dataset: Literal["chorales", "jsb"] = "chorales"
     cell: str = "gru"
     """A name in rnn_jax.CELLS."""
     hidden_size: int = 256
@@ -126,18 +113,13 @@ SMOKE = Config(hidden_size=8, num_layers=1, num_steps=4, eval_every=2, window=32
 
 
 def build(config: Config) -> tuple[MusicModel, PieceSet]:
-    """The data set and the model for it."""
-    if config.dataset == "jsb":
-        pieces = roll_pieces("jsb")
-        frames = roll_frames(pieces.num_pitches)
-    else:
-        pieces = chorale_pieces()
-        frames = voice_frames(4, pieces.num_pitches)
+    """The chorales and the model for them."""
+    pieces = chorale_pieces()
     layers = [
         with_dropout(make_cell(config.cell, config.hidden_size), variational=config.dropout if index else 0.0)
         for index in range(config.num_layers)
     ]
-    return MusicModel(stack(*layers), frames), pieces
+    return MusicModel(stack(*layers), voice_frames(4, pieces.num_pitches)), pieces
 
 
 def write_music(
@@ -272,7 +254,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         figures["Learning curves, nats per frame"] = save(curves.figure, run_dir / "figures" / "learning_curves.png")
         write_report(
             run_dir,
-            title=f"Chorales by a recurrent network ({config.dataset})",
+            title="Chorales by a recurrent network",
             intro=INTRO + (f"\n\n{markdown_table(settings)}" if len(settings) > 1 else ""),
             metrics_rows=rows,
             figures=figures,

@@ -12,7 +12,6 @@ import pytest
 import scipy.io.wavfile
 
 from experiments.catalogue import experiment_names
-from rnn_jax.data.fetch import fetch
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,15 +47,6 @@ def test_the_chorales_can_be_heard_and_seen(tmp_path: Path) -> None:
         assert (run_dir / f"{name}.mid").stat().st_size > 100
         assert (run_dir / "figures" / f"{name}.png").stat().st_size > 10_000
     assert (run_dir / "params").is_dir()
-
-
-def test_the_benchmark_data_set_runs_too(tmp_path: Path) -> None:
-    try:
-        fetch("jsb")
-    except FileNotFoundError as missing:
-        pytest.skip(str(missing))
-    metrics = json.loads((smoke("bach_chorales", tmp_path, "--dataset", "jsb") / "result.json").read_text())["metrics"]
-    assert metrics["test_unigram"] == pytest.approx(11.09, abs=0.05)
 
 
 def test_many_runs_in_one_program_are_the_runs_alone(tmp_path: Path) -> None:
