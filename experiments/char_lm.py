@@ -67,8 +67,8 @@ from rnn_jax.training import (
 
 SHAKESPEARE = {"data.source": "tinyshakespeare", "data.unit": "characters"}
 CLAIMS = (
-    at_most("test_bits", 2.25, source="ours: an LSTM-256 has 2.29 after five minutes", when=SHAKESPEARE),
-    at_most("adapted_bits", 2.0, source="Krause et al. 2018: adapting gains 0.1 to 0.2 bits", when=SHAKESPEARE),
+    at_most("test_bits", 2.21, source="ours: an LSTM-256 has 2.29 after five minutes", when=SHAKESPEARE),
+    at_most("adapted_bits", 1.95, source="Krause et al. 2018: adapting gains 0.1 to 0.2 bits", when=SHAKESPEARE),
     at_least("below_xz", 0.3, source="wide margin over xz", when=SHAKESPEARE),
 )
 
@@ -90,13 +90,13 @@ class Data:
 class Regularisation:
     """That of AWD-LSTM; rates in [0, 1)."""
 
-    embedding: float = 0.0
+    embedding: float = 0.02
     """Whole symbols whose embedding is zero in a window."""
     input: float = 0.0
     """Features of the embeddings, one mask a window."""
     between: float = 0.3
     """Features that a layer hands to the next, one mask a window."""
-    output: float = 0.4
+    output: float = 0.5
     """Features that the last layer hands to the softmax, one mask a window."""
     weight_drop: float = 0.3
     """Entries of recurrent kernels, one mask a window."""
@@ -130,8 +130,8 @@ class Config:
     learning_rate: float = 4e-3
     """Of Adam; falls to a hundredth along a cosine."""
     clip: float = 1.0
-    num_epochs: int = 16
-    max_seconds: float = 1500.0
+    num_epochs: int = 24
+    max_seconds: float = 1700.0
     """Training stops there on a slow machine; the report says so."""
     max_order: int = 7
     """Of the n-gram models that are tried on valid."""
