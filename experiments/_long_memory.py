@@ -14,7 +14,6 @@ import optax
 from rnn_jax import Cell, co_rnn, dense, elman, gru, irnn, lru, lstm, orthogonal_rnn, stack
 from rnn_jax.initializers import chrono, forget_bias
 from rnn_jax.metrics import mean_value, tally
-from rnn_jax.plotting import FAINT, PALETTE, finish, new_axes
 from rnn_jax.training import (
     Validation,
     create_states,
@@ -175,32 +174,6 @@ def train(
     )
 
 
-def curves(outcomes: dict[str, Outcome], ylabel: str, title: str, lines: dict[str, float], *, log: bool) -> Any:
-    """The metric of every seed over steps, one colour a network.
-
-    Args:
-        outcomes: by the name of the network.
-        ylabel: what the metric is.
-        title: of the figure.
-        lines: levels to mark, by their label.
-        log: whether the axis of the metric is logarithmic.
-
-    Returns:
-        Matplotlib axes.
-    """
-    ax = new_axes((7.6, 4.4))
-    for i, (name, outcome) in enumerate(outcomes.items()):
-        colour, style = PALETTE[i % len(PALETTE)], "-" if i < len(PALETTE) else (0, (4, 2))
-        for seed, values in enumerate(outcome.valid.T):
-            label = "" if seed else name.replace("_", " ")
-            ax.plot(outcome.steps, values, color=colour, ls=style, lw=1.4, alpha=0.85, label=label)
-    for label, level in lines.items():
-        ax.axhline(level, color="#5B6670", lw=1.0, ls=(0, (5, 3)), zorder=1)
-        ax.annotate(label, (1.0, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
-    if log:
-        ax.set_yscale("log")
-    ax.set(xlabel="training steps", ylabel=ylabel, xlim=(0, None))
-    ax.grid(color=FAINT, lw=0.7)
-    finish(ax, title)
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return ax
+def curves(outcomes: dict[str, Outcome]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The metric of every seed over steps, as `named_curves` draws it."""
+    return {name.replace("_", " "): (outcome.steps, outcome.valid.T) for name, outcome in outcomes.items()}

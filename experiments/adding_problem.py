@@ -30,7 +30,7 @@ from experiments._long_memory import NETWORKS, Outcome, Training, curves, networ
 from experiments.claims import within
 from experiments.cli import main
 from rnn_jax import unroll
-from rnn_jax.plotting import save
+from rnn_jax.plotting import named_curves, save
 from rnn_jax.report import write_report
 from rnn_jax.training import is_writer, seed_keys
 
@@ -123,11 +123,12 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
             f"half_{name}_seeds": half.tolist(),
         }
     if is_writer():
-        ax = curves(
-            outcomes,
-            "mean squared error on validation",
-            f"Adding two numbers of {config.length}",
-            {"always 1: 1/6": BASELINE, "solved": SOLVED},
+        ax = named_curves(
+            curves(outcomes),
+            xlabel="training steps",
+            ylabel="mean squared error on validation",
+            title=f"Adding two numbers of {config.length}",
+            lines={"always 1: 1/6": BASELINE, "solved": SOLVED},
             log=True,
         )
         write_report(

@@ -30,7 +30,7 @@ from experiments._long_memory import Outcome, Training, curves, network, train
 from experiments.claims import within
 from experiments.cli import main
 from rnn_jax import unroll
-from rnn_jax.plotting import save
+from rnn_jax.plotting import named_curves, save
 from rnn_jax.report import write_report
 from rnn_jax.training import is_writer, seed_keys
 
@@ -133,12 +133,12 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
             f"done_{name}": float(np.median(done)),
         }
     if is_writer():
-        ax = curves(
-            outcomes,
-            "part of the 10 symbols that is right",
-            f"Saying 10 symbols again after {config.length} steps",
-            {"chance": 1 / NUM_SYMBOLS},
-            log=False,
+        ax = named_curves(
+            curves(outcomes),
+            xlabel="training steps",
+            ylabel="part of the 10 symbols that is right",
+            title=f"Saying 10 symbols again after {config.length} steps",
+            lines={"chance": 1 / NUM_SYMBOLS},
         )
         write_report(
             run_dir,

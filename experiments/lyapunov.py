@@ -38,7 +38,7 @@ from rnn_jax import dense, elman, stack, stream_step, unroll
 from rnn_jax.analysis import jacobian_products, kaplan_yorke_dimension, lyapunov_spectrum
 from rnn_jax.data.dynamical import lorenz63_step
 from rnn_jax.metrics import mean_value, tally
-from rnn_jax.plotting import FAINT, PALETTE, finish, new_axes, save
+from rnn_jax.plotting import named_curves, save
 from rnn_jax.report import write_report
 from rnn_jax.training import create_state, describe_fit, fit, is_writer, make_train_step, open_checkpoints, run_logger
 
@@ -225,41 +225,46 @@ def before_and_after(config: Config, run_dir: Path) -> tuple[np.ndarray, np.ndar
 def pictures(config: Config, run_dir: Path, found: dict[str, Any]) -> dict[str, Path]:
     """Four figures."""
     figures = {}
-    ax = new_axes((6.4, 3.8))
-    for colour, (size, exponents) in zip(PALETTE, found["spectra"].items(), strict=False):
-        ax.plot((np.arange(size) + 0.5) / size, exponents, color=colour, lw=1.6, label=f"N = {size}")
-    ax.set(xlabel="i / N", ylabel="exponent, nats per step")
-    _done(ax, f"Spectra of tanh networks of three sizes, gain {config.gain:g}")
+    exponent = "exponent, nats per step"
+    ax = named_curves(
+        {f"N = {size}": ((np.arange(size) + 0.5) / size, one) for size, one in found["spectra"].items()},
+        xlabel="i / N",
+        ylabel=exponent,
+        title=f"Spectra of tanh networks of three sizes, gain {config.gain:g}",
+        lines={"": 0.0},
+    )
     figures["Chaos is extensive: the spectra lie on one curve"] = save(ax.figure, run_dir / "figures" / "spectra.png")
-    ax = new_axes((6.4, 3.8))
-    ax.plot(config.gains, found["edge"], "o-", color=PALETTE[3], lw=1.6, label=f"N = {config.sizes[-1]}")
     gains = np.linspace(min(config.gains), 1, 50)
-    ax.plot(gains, np.log(gains), color=PALETTE[5], ls=(0, (5, 3)), label="ln g, the silent state")
-    ax.set(xlabel="gain g", ylabel="largest exponent, nats per step")
-    _done(ax, "The edge of chaos")
+    ax = named_curves(
+        {f"N = {config.sizes[-1]}": (config.gains, found["edge"]), "ln g, the silent state": (gains, np.log(gains))},
+        xlabel="gain g",
+        ylabel=f"largest {exponent}",
+        title="The edge of chaos",
+        lines={"": 0.0},
+    )
     figures["Silent below gain 1, chaotic above"] = save(ax.figure, run_dir / "figures" / "edge_of_chaos.png")
-    mean, slope, exponent = found["growth"]
-    ax = new_axes((6.4, 3.8))
+    mean, slope, largest = found["growth"]
     back = np.arange(len(mean))
-    ax.plot(back, mean, color=PALETTE[0], lw=1.8, label="gradient, mean over states")
-    ax.plot(back, mean[-1] + exponent * (back - back[-1]), color=PALETTE[5], ls=(0, (5, 3)), label="largest exponent")
-    ax.set(xlabel="steps between", ylabel="ln size of dh_T / dh_t")
-    _done(ax, "Gradients of a chaotic network explode by its largest exponent")
-    figures[f"Slope {slope:.3f}, exponent {exponent:.3f}"] = save(ax.figure, run_dir / "figures" / "gradients.png")
-    ax = new_axes((6.4, 3.8))
-    for label, colour in (("before", PALETTE[5]), ("after", PALETTE[2])):
-        ax.plot(np.arange(1, config.hidden_size + 1), found[label], "o-", ms=3, color=colour, lw=1.2, label=label)
-    ax.set(xlabel="number", ylabel="exponent, nats per step")
-    _done(ax, f"A chaotic network before and after it learned to hold {config.bits} bits")
+    ax = named_curves(
+        {
+            "gradient, mean over states": (back, mean),
+            "largest exponent": (back, mean[-1] + largest * (back - back[-1])),
+        },
+        xlabel="steps between",
+        ylabel="ln size of dh_T / dh_t",
+        title="Gradients of a chaotic network explode by its largest exponent",
+    )
+    figures[f"Slope {slope:.3f}, exponent {largest:.3f}"] = save(ax.figure, run_dir / "figures" / "gradients.png")
+    number = np.arange(1, config.hidden_size + 1)
+    ax = named_curves(
+        {when: (number, found[when]) for when in ("before", "after")},
+        xlabel="number",
+        ylabel=exponent,
+        title=f"A chaotic network before and after it learned to hold {config.bits} bits",
+        lines={"": 0.0},
+    )
     figures["What training does to the spectrum"] = save(ax.figure, run_dir / "figures" / "training.png")
     return figures
-
-
-def _done(ax: Any, title: str) -> None:
-    ax.axhline(0, color="#93A1AE", lw=0.9, zorder=1)
-    ax.grid(color=FAINT, lw=0.7, zorder=0)
-    finish(ax, title)
-    ax.legend(frameon=False, fontsize=8.5)
 
 
 def run(config: Config, run_dir: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Nothing touches matplotlib's global state, so they work the same in a script, a 
 without a display.
 """
 
+from rnn_jax.plotting.analysis import bifurcation_diagram, named_curves, saturation_map
 from rnn_jax.plotting.confusion import confusion_map
 from rnn_jax.plotting.curves import learning_curves
 from rnn_jax.plotting.dynamics import attractors, seed_curves
@@ -19,14 +20,17 @@ __all__ = [
     "PALETTE",
     "attention_map",
     "attractors",
+    "bifurcation_diagram",
     "confusion_map",
     "eigenvalue_plane",
     "exposure_curves",
     "finish",
     "fixed_point_map",
     "learning_curves",
+    "named_curves",
     "new_axes",
     "piano_roll",
+    "saturation_map",
     "save",
     "seed_curves",
     "text_heat",

@@ -1,0 +1,154 @@
+"""Pictures of measurements on networks: named curves, gates that are stuck, branches of fixed points."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from rnn_jax.plotting.style import FAINT, INK, PALETTE, finish, new_axes
+
+__all__ = ["bifurcation_diagram", "named_curves", "saturation_map"]
+
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
+
+
+def named_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    ax: Axes | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    log: bool = False,
+    lines: Mapping[str, float] | None = None,
+) -> Axes:
+    """Draws one or many curves under each name, such as sizes of gradients by distance, spectra, or errors by step.
+
+    Args:
+      curves: `{name: (xs [K], ys [K] or [N, K])}`; several ys have one colour. What is not finite is left out.
+      ax: where to draw; a new figure if None.
+      xlabel, ylabel, title: texts.
+      log: whether the vertical axis is logarithmic.
+      lines: levels to mark, by name.
+
+    Returns:
+      the axes.
+
+    Raises:
+      ValueError: xs and ys of a name do not fit.
+
+    Example:
+      >>> ax = named_curves({"lstm": ([0, 1], [1.0, 0.5]), "gru": ([0, 1], [[1.0, 0.1], [1.0, 0.2]])}, log=True)
+      >>> len(ax.get_lines()), ax.get_yscale()
+      (3, 'log')
+    """
+    ax = new_axes((7.6, 4.2)) if ax is None else ax
+    for number, (name, (xs, ys)) in enumerate(curves.items()):
+        xs, rows = np.asarray(xs, float), np.atleast_2d(np.asarray(ys, float))
+        if xs.ndim != 1 or rows.ndim != 2 or rows.shape[1] != len(xs):
+            raise ValueError(
+                f"`curves[{name!r}]` must be xs [K] and ys [K] or [N, K], got shapes {xs.shape} and {np.shape(ys)}"
+            )
+        style = {"color": PALETTE[number % len(PALETTE)], "ls": _DASHES[number // len(PALETTE) % len(_DASHES)]}
+        for row, values in enumerate(np.where(np.isfinite(rows), rows, np.nan)):
+            ax.plot(xs, values, lw=1.6 if len(rows) == 1 else 1.2, alpha=0.9, label="" if row else name, **style)
+    for name, level in (lines or {}).items():
+        ax.axhline(level, color=PALETTE[5], lw=1.0, ls=(0, (5, 3)), zorder=1)
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 2), "textcoords": "offset points"}
+        ax.annotate(name, (1.0, level), ha="right", va="bottom", fontsize=8, color=INK, **place)
+    if log:
+        ax.set_yscale("log")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(color=FAINT, lw=0.7, zorder=0)
+    finish(ax, title)
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK)
+    return ax
+
+
+def saturation_map(
+    gates: Mapping[str, tuple[ArrayLike, ArrayLike]], *, ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Draws how often each unit's gates are nearly shut and nearly open (Karpathy et al. 2015, figure 3).
+
+    Args:
+      gates: `{name: (shut [H], opened [H])}`, fractions, as `rnn_jax.analysis.saturation` gives them.
+      ax: where to draw; a new figure if None.
+      title: text above.
+
+    Returns:
+      the axes. On the diagonal a gate is never in between, at the origin always.
+
+    Example:
+      >>> ax = saturation_map({"f": ([0.1, 0.0], [0.8, 0.2])})
+      >>> len(ax.collections)
+      1
+    """
+    ax = new_axes((4.6, 4.2)) if ax is None else ax
+    ax.plot([0, 1], [1, 0], color=PALETTE[5], lw=1.0, ls=(0, (5, 3)), zorder=1)
+    for colour, (name, (shut, opened)) in zip(PALETTE, gates.items(), strict=False):
+        ax.scatter(np.asarray(shut), np.asarray(opened), s=22, color=colour, alpha=0.6, lw=0, label=name, zorder=2)
+    ax.set(xlabel="part of the steps nearly shut", ylabel="part of the steps nearly open")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    ax.grid(color=FAINT, lw=0.7, zorder=0)
+    finish(ax, title)
+    ax.legend(frameon=False, fontsize=9, loc="upper right", title="gate", labelcolor=INK)
+    return ax
+
+
+def bifurcation_diagram(
+    branches: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    bifurcations: Sequence[tuple[str, float, float]] = (),
+    ax: Axes | None = None,
+    xlabel: str = "parameter",
+    ylabel: str = "state",
+    title: str = "",
+) -> Axes:
+    """Draws branches of fixed points: stable parts as thick lines, unstable ones dashed.
+
+    Args:
+      branches: `(values [N], states [N], num_unstable [N])` of each, as `rnn_jax.analysis.continue_fixed_point` follows
+        them; a state is one number, such as a unit or a readout.
+      bifurcations: `(kind, value, state)` of each, drawn as dots.
+      ax: where to draw; a new figure if None.
+      xlabel, ylabel, title: texts.
+
+    Returns:
+      the axes.
+
+    Raises:
+      ValueError: the arrays of a branch differ in length.
+
+    Example:
+      >>> ax = bifurcation_diagram([([0, 1, 2], [0, 0, 0], [0, 0, 1])], bifurcations=[("branch", 1.5, 0.0)])
+      >>> len(ax.get_lines())
+      3
+    """
+    ax = new_axes((6.4, 4.0)) if ax is None else ax
+    for number, arrays in enumerate(branches):
+        values, states, unstable = (np.asarray(array, float) for array in arrays)
+        if not values.shape == states.shape == unstable.shape == (len(values),):
+            shapes = ", ".join(str(np.shape(array)) for array in arrays)
+            raise ValueError(f"`branches[{number}]` must be three arrays of one length, got shapes {shapes}")
+        stable = unstable == 0
+        cuts = np.flatnonzero(np.diff(stable)) + 1
+        for part in np.split(np.arange(len(values)), cuts):
+            inside = np.append(part, part[-1] + 1)[: len(values) - part[0]]  # joined to the next part
+            look: Any = {"lw": 2.2} if stable[part[0]] else {"lw": 1.3, "ls": (0, (3, 2))}
+            ax.plot(values[inside], states[inside], color=PALETTE[3], **look)
+    for colour, kind in zip((PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]), _kinds(bifurcations), strict=False):
+        there = [(value, state) for name, value, state in bifurcations if name == kind]
+        ax.plot(*zip(*there, strict=True), "o", ms=6, color=colour, label=kind.replace("_", " "), zorder=3)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(color=FAINT, lw=0.7, zorder=0)
+    finish(ax, title)
+    if bifurcations:
+        ax.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return ax
+
+
+def _kinds(bifurcations: Sequence[tuple[str, float, float]]) -> list[str]:
+    return sorted({kind for kind, _, _ in bifurcations})

@@ -1,0 +1,46 @@
+"""Pictures of measurements show the numbers they were given."""
+
+import numpy as np
+import pytest
+
+from rnn_jax.plotting import bifurcation_diagram, named_curves, saturation_map, save
+
+
+def test_every_curve_is_there_under_its_name(tmp_path) -> None:
+    rows = np.array([[1.0, 0.1, np.inf], [2.0, np.nan, 0.02]])
+    many = {f"network {i}": ([1, 2, 3], np.ones(3) / (i + 1)) for i in range(7)}
+    ax = named_curves({"lstm": ([0, 1, 2], rows), **many}, log=True, lines={"chance": 0.5}, ylabel="size")
+    first, second = ax.get_lines()[:2]
+    np.testing.assert_array_equal(first.get_ydata(), [1.0, 0.1, np.nan])
+    np.testing.assert_array_equal(second.get_ydata(), [2.0, np.nan, 0.02])
+    assert first.get_color() == second.get_color()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lstm", *many]
+    looks = {(line.get_color(), str(line.get_linestyle())) for line in ax.get_lines()[1:9]}
+    assert len(looks) == 8
+    assert [text.get_text() for text in ax.texts] == ["chance"]
+    assert save(ax.figure, tmp_path / "curves.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match=r"`curves\['gru'\]` must be xs \[K\] and ys .* got shapes \(2,\) and \(3,\)"):
+        named_curves({"gru": ([0, 1], [1, 2, 3])})
+
+
+def test_each_unit_is_a_dot_of_its_gate(tmp_path) -> None:
+    ax = saturation_map({"i": ([0.1, 0.2], [0.3, 0.4]), "f": ([0.0, 0.0], [1.0, 0.9])})
+    np.testing.assert_array_equal(ax.collections[1].get_offsets(), [[0.0, 1.0], [0.0, 0.9]])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["i", "f"]
+    assert save(ax.figure, tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_a_branch_is_dashed_where_it_is_unstable(tmp_path) -> None:
+    branch = ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [0, 0, 2, 1, 0])
+    ax = bifurcation_diagram([branch], bifurcations=[("fold", 1.5, 6.5), ("flip", 3.5, 8.5), ("fold", 0.0, 5.0)])
+    lines = ax.get_lines()
+    parts = [line.get_xdata().tolist() for line in lines[:3]]
+    assert parts == [[0, 1, 2], [2, 3, 4], [4]]
+    assert [line.get_linestyle() for line in lines[:3]] == ["-", "--", "-"]
+    assert [(line.get_label(), line.get_xdata().tolist()) for line in lines[3:]] == [
+        ("flip", [3.5]),
+        ("fold", [1.5, 0.0]),
+    ]
+    assert save(ax.figure, tmp_path / "branch.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match=r"`branches\[0\]` must be three arrays of one length"):
+        bifurcation_diagram([([0, 1], [0, 1], [0])])
