@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax import Cell, co_rnn, dense, elman, gru, irnn, lru, lstm, orthogonal_rnn, stack
+from rnn_jax import Cell, co_rnn, dense, elman, gru, irnn, lru, lstm, min_gru, orthogonal_rnn, stack
 from rnn_jax.initializers import chrono, forget_bias
 from rnn_jax.metrics import mean_value, tally
 from rnn_jax.training import (
@@ -25,7 +25,18 @@ from rnn_jax.training import (
 
 __all__ = ["NETWORKS", "Outcome", "Training", "curves", "network", "train"]
 
-NETWORKS = ("tanh", "irnn", "orthogonal", "co_rnn", "gru", "lstm_bias_0", "lstm_bias_1", "lstm_chrono", "lru")
+NETWORKS = (
+    "tanh",
+    "irnn",
+    "orthogonal",
+    "co_rnn",
+    "gru",
+    "lstm_bias_0",
+    "lstm_bias_1",
+    "lstm_chrono",
+    "lru",
+    "min_gru",
+)
 
 
 def network(name: str, hidden_size: int, longest: int, num_outputs: int) -> Cell:
@@ -43,10 +54,11 @@ def network(name: str, hidden_size: int, longest: int, num_outputs: int) -> Cell
     Raises:
         ValueError: there is no such network.
     """
-    if name == "lru":
-        # Half as many complex units; what is linear needs a layer that is not, to read it.
-        cells = [lru(hidden_size, state_size=hidden_size // 2, r_min=0.9, r_max=0.999), _relu_layer(hidden_size)]
-        return stack(*cells, dense(num_outputs))
+    if name in ("lru", "min_gru"):
+        # What is linear in its state needs a layer that is not, to read it. Complex units are half as many.
+        ring = lru(hidden_size, state_size=hidden_size // 2, r_min=0.9, r_max=0.999)
+        linear = ring if name == "lru" else min_gru(hidden_size)
+        return stack(linear, _relu_layer(hidden_size), dense(num_outputs))
     cells = {
         "tanh": elman,
         "irnn": irnn,

@@ -2,7 +2,7 @@ r"""How far back does a gradient reach, in which cell, and what helps?
 
 The loss of the adding problem (see `adding_problem`) depends on numbers read up to T steps before. |dL/dh_t| is
 measured at every step by one backward pass (`rnn_jax.analysis.carry_gradients`), at initialisation and while it is
-learned, for nine networks of 64 units. The slope of its logarithm is what a gradient loses at each step. Identity and
+learned, for ten networks of 64 units. The slope of its logarithm is what a gradient loses at each step. Identity and
 orthogonal kernels with ReLU and modReLU start with nothing lost (Le et al. 2015; Arjovsky et al. 2016), tanh flattens.
 An LSTM loses what its forget gates let go. With a bias of 0 they are about 0.5, but the slope is -0.28 and not ln 0.5:
 inputs open some of them wider, and what is left after many steps is in the units that forget least. A bias of 1
