@@ -146,8 +146,15 @@ def claim_text(claim: Claim) -> str:
         text = f"{text} >= {claim.low:.6g}"
     else:
         text = f"{claim.low:.6g} <= {text} <= {claim.high:.6g}"
-    conditions = ", ".join(f"{name} = {value}" for name, value in claim.when.items())
+    conditions = ", ".join(f"{name} = {_short(value)}" for name, value in claim.when.items())
     return f"{text} where {conditions}" if conditions else text
+
+
+def _short(value: Any) -> Any:
+    """Long lists by their first and last values."""
+    if isinstance(value, list | tuple) and len(value) > 3:
+        return f"[{value[0]}, ..., {value[-1]}]"
+    return value
 
 
 def applies(claim: Claim, config: Mapping[str, Any]) -> bool:
