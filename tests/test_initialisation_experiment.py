@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import _initialisation_pictures as pictures
 from experiments._initialisation import (
     Kind,
     Outcome,
@@ -21,7 +22,7 @@ from experiments._initialisation import (
     windows,
 )
 from experiments._linear_networks import exact_checks, linear_spectra, ring_gains
-from experiments.initialisation import SMOKE, run, starts_of, steps_to_forget
+from experiments.initialisation import SMOKE, Windows, judge_windows, ratios, run, starts_of, steps_to_forget
 from rnn_jax import dense, elman, gru, lstm, stack, unroll
 from rnn_jax.initializers import chrono, forget_bias, ring, zero_bias
 
@@ -141,6 +142,23 @@ def test_errors_of_windows_are_those_from_the_state_without_noise(tmp_path: Path
     tests = windows(jnp.asarray(series), 8, 3, jax.random.key(10_000))
     expected = np.square(np.asarray(unroll(cell, params, tests[:-1])[1] - tests[1:])).mean((1, 2))
     np.testing.assert_allclose(errors[:, 0], np.tile(expected, (3, 1)), rtol=1e-3, atol=1e-6)
+
+
+def test_first_and_later_steps_are_told_apart(tmp_path: Path) -> None:
+    kinds = (Kind("zero"), Kind("learned", learned=True))
+    errors = np.stack([np.full((2, 8), 4.0), np.full((2, 8), 4.0)])
+    errors[1, :, :5] = [[1], [3]]
+    metrics = {}
+    judge_windows(Windows(kinds, {8: errors}, "simulated"), metrics)
+    assert metrics["first_learned_8_seeds"] == [1, 3]
+    assert metrics["all_learned_8"] == pytest.approx((5 * 2 + 3 * 4) / 8)
+    found = ratios(metrics, dataclasses.replace(SMOKE, windows=(8,)))
+    assert found["first_learned_over_zero_8"] == 0.5
+    assert found["later_learned_over_zero_8"] == 1
+    path = pictures.window_curves({8: errors}, ["zero", "learned"], 20, tmp_path / "windows.png")
+    assert path.stat().st_size > 10_000
+    many = np.exp(np.random.default_rng(0).normal(size=(2, 3, 2)))
+    assert pictures.noise_curves((0.0, 0.1, 1.0), many[0], many[1], tmp_path / "noise.png").stat().st_size > 10_000
 
 
 def test_starts_have_names_of_their_own() -> None:
