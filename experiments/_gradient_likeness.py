@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments._online_learning import KEEP, Estimator, Network, Params, go_on, rounds
@@ -21,6 +22,7 @@ class Likeness(NamedTuple):
         draws: [K] numbers of draws of UORO.
         of_means: [M, K] cosines of the mean of so many draws, for the first networks.
         variance: [M] variance of UORO, summed over parameters, as a part of the squared size of the gradient.
+        off: [M] how far the mean of all draws is from the gradient, over what that variance makes one expect.
     """
 
     whole: dict[str, np.ndarray]
@@ -28,6 +30,7 @@ class Likeness(NamedTuple):
     draws: np.ndarray
     of_means: np.ndarray
     variance: np.ndarray
+    off: np.ndarray
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -45,7 +48,7 @@ def likeness(
     key: jax.Array,
     num_rounds: int = 4,
 ) -> Likeness:
-    """Gradients of some rounds of one stream, the same for all networks.
+    """Gradients of some rounds of one stream for each network.
 
     Args:
         network: the network.
@@ -53,7 +56,7 @@ def likeness(
         params: of N networks, leaves [N, ...].
         delay: of the task.
         num_draws: of the signs of UORO, for the first five networks.
-        key: for the stream and the signs.
+        key: for the streams and the signs.
         num_rounds: how many.
 
     Returns:
@@ -69,31 +72,35 @@ def likeness(
 
     @jax.jit
     def of_all(params: Params, data_key: jax.Array, signs: jax.Array) -> Any:
-        batch = rounds(data_key, num_rounds, delay, 1)
+        batch = rounds(data_key, num_rounds, delay, len(params.b))
+        batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0)[:, :, None], batch)
 
-        def of_one(params: Params, signs: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+        def of_one(params: Params, batch: Any, signs: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
             found = {name: gradient(name, params, batch, signs) for name in made}
             return {name: (as_vector(grads)[0], grads.cell.w_x[KEEP]) for name, grads in found.items()}
 
-        return jax.vmap(of_one)(params, signs), batch
+        return jax.vmap(of_one)(params, batch, signs), batch
 
     found, batch = of_all(params, data_key, jax.random.split(sign_key, len(params.b)))
     found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
     exact, exact_far = found["bptt"]
-    draws, of_means, variance = np.zeros(0, int), np.zeros((0, 0)), np.zeros(0)
+    draws, of_means, variance, off = np.zeros(0, int), np.zeros((0, 0)), np.zeros(0), np.zeros(0)
     if "uoro" in made:
-        one = lambda params, signs: as_vector(gradient("uoro", params, batch, signs))[0]  # noqa: E731
-        many = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
-        first = jax.tree.map(lambda leaf: leaf[:5], params)
-        noisy = np.asarray(many(first, jax.random.split(sign_key, num_draws)), np.float64)
+        one = lambda params, batch, signs: as_vector(gradient("uoro", params, batch, signs))[0]  # noqa: E731
+        many = jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None)))
+        few = jax.tree.map(lambda leaf: leaf[:5], (params, batch))
+        noisy = np.asarray(many(*few, jax.random.split(sign_key, num_draws)), np.float64)
         exact = exact[: len(noisy)]
         draws = np.unique(np.geomspace(1, num_draws, 25).astype(int))
         of_means = cosine(noisy.cumsum(1)[:, draws - 1] / draws[:, None], exact[:, None])
         variance = noisy.var(1).sum(-1) / np.square(exact).sum(-1)
+        bias = np.square(noisy.mean(1) - exact).sum(-1) / np.square(exact).sum(-1)
+        off = np.sqrt(bias / (variance / num_draws))
     return Likeness(
         {name: cosine(found[name][0], found["bptt"][0]) for name in made},
         {name: cosine(found[name][1], exact_far) for name in made},
         draws,
         of_means,
         variance,
+        off,
     )

@@ -14,14 +14,14 @@ on over updates, though parameters have changed; BPTT takes the state at the sta
 
     python -m experiments.online_learning            # 3 minutes on 2 cores
 
-`final` is the mean loss of the last tenth of updates; `learned` the first update with a mean loss of 10 below a tenth
+`final` is the mean loss of the last tenth of updates; `learned` the first update with a mean loss of ten below a tenth
 of ln 2 (the last one if never); `flops`, `memory` and `us` are floating operations, numbers held and microseconds for
 one step of one stream; `cosine` is that with the exact gradient of four rounds before training, over 100 networks, and
 `far` that of the input weights of the mark, whose gradient all comes from 10 and more steps back.
 
-RTRL and a window of 12 learn as BPTT does, SnAp-1 and e-prop three times as slowly and less smoothly, UORO ten times.
-Windows of 4 and 8 do not learn, though their gradient points nearly where the exact one does: what is missing is small
-before training, and is all that matters. Everyone has the same learning rate, which suits noisy gradients least.
+RTRL and a window of 12 learn as BPTT does; SnAp-1 and e-prop need three times as many updates, UORO more than ten
+times. Windows of 4 and 8 do not learn, though their gradient points nearly where the exact one does: what is missing is
+small before training, and is all that matters. All have one learning rate, tuned for none of them.
 
 It leaves in the run directory: two figures and report.md.
 """
@@ -63,7 +63,8 @@ CLAIMS = (
     at_least("learned_snap1_over_bptt", 1.7, source=_MENICK, when=_FULL),
     at_most("final_e_prop", 0.05, source="Bellec et al. 2020: e-prop learns to remember, too", when=_FULL),
     at_least("learned_uoro_over_bptt", 4, source="Tallec & Ollivier 2018: the price is noise", when=_FULL),
-    at_least("uoro_cosine_of_mean", 0.97, source="Tallec & Ollivier 2018: unbiased", when=_FULL),
+    at_least("uoro_cosine_of_mean", 0.95, source="Tallec & Ollivier 2018: unbiased", when=_FULL),
+    within("uoro_off_over_expected", 1, 0.25, source="Tallec & Ollivier 2018: unbiased", when=_FULL),
 )
 
 
@@ -129,7 +130,7 @@ def style(name: str, names: list[str]) -> dict[str, Any]:
 
 def draw_learning(learned: dict[str, Learned], price: dict[str, tuple[float, int]], steps: int, path: Path) -> Path:
     """Loss over updates, over operations, and at the end over what is held."""
-    figure = Figure(figsize=(11.6, 3.7), layout="constrained", facecolor="#FFFFFF")
+    figure = Figure(figsize=(11.6, 4.1), layout="constrained", facecolor="#FFFFFF")
     by_updates, by_flops, by_memory = axes = list(figure.subplots(1, 3, sharey=True))
     names = list(learned)
     for name, one in learned.items():
@@ -142,7 +143,7 @@ def draw_learning(learned: dict[str, Learned], price: dict[str, tuple[float, int
         by_memory.plot(held, np.median(end), "_", ms=14, mew=2.2, color=look["color"])
     _name_points(by_memory, {label(name): (price[name][1], np.median(one.final())) for name, one in learned.items()})
     texts = ("updates", "operations for one network, 10^9", "numbers held for one stream")
-    titles = ("By updates", "By computation", "At the end, by memory")
+    titles = ("By updates (medians of seeds)", "By computation", "At the end, by memory")
     for ax, xlabel, title in zip(axes, texts, titles, strict=True):
         ax.set(xlabel=xlabel, yscale="log")
         ax.axhline(CHANCE, color="#93A1AE", lw=0.9, zorder=1)
@@ -151,7 +152,7 @@ def draw_learning(learned: dict[str, Learned], price: dict[str, tuple[float, int
     by_flops.set_xscale("log")
     by_memory.set(xscale="log", xlim=(None, 6 * max(held for _, held in price.values())))
     by_updates.set_ylabel("cross-entropy of an answer, nats")
-    by_updates.legend(frameon=False, fontsize=7.5, loc="lower left")
+    figure.legend(*by_updates.get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
     return save(figure, path)
 
 
@@ -234,6 +235,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         metrics["rtrl_one_minus_cosine"] = float(1 - found.whole["rtrl"].min())
     if "uoro" in made:
         metrics["uoro_relative_variance"] = float(found.variance.mean())
+        metrics["uoro_off_over_expected"] = float(found.off.mean())
         metrics["uoro_cosine_of_mean"] = float(found.of_means[:, -1].mean())
     with run_logger(run_dir) as log:
         log({"step": config.num_updates} | metrics)

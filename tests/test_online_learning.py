@@ -77,6 +77,7 @@ def test_likeness_knows_blind_and_noisy_estimators(x64: None) -> None:
     assert (found.whole["truncated_2"] < 0.9999).all()
     assert found.of_means.shape == (3, len(found.draws))
     assert found.draws[-1] == 300
+    assert ((found.off > 0.5) & (found.off < 1.6)).all()
     np.testing.assert_allclose(found.of_means[:, -1], 1 / np.sqrt(1 + found.variance / 300), atol=0.05)
 
 
