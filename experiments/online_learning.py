@@ -141,7 +141,6 @@ def draw_learning(learned: dict[str, Learned], price: dict[str, tuple[float, int
         end = one.final()
         by_memory.plot(np.full(len(end), held), end, "o", ms=4, alpha=0.4, color=look["color"])
         by_memory.plot(held, np.median(end), "_", ms=14, mew=2.2, color=look["color"])
-    _name_points(by_memory, {label(name): (price[name][1], np.median(one.final())) for name, one in learned.items()})
     texts = ("updates", "operations for one network, 10^9", "numbers held for one stream")
     titles = ("By updates (medians of seeds)", "By computation", "At the end, by memory")
     for ax, xlabel, title in zip(axes, texts, titles, strict=True):
@@ -152,6 +151,7 @@ def draw_learning(learned: dict[str, Learned], price: dict[str, tuple[float, int
     by_flops.set_xscale("log")
     by_memory.set(xscale="log", xlim=(None, 6 * max(held for _, held in price.values())))
     by_updates.set_ylabel("cross-entropy of an answer, nats")
+    _name_points(by_memory, {label(name): (price[name][1], np.median(one.final())) for name, one in learned.items()})
     figure.legend(*by_updates.get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
     return save(figure, path)
 
@@ -159,9 +159,10 @@ def draw_learning(learned: dict[str, Learned], price: dict[str, tuple[float, int
 def _name_points(ax: Axes, points: dict[str, tuple[float, float]]) -> None:
     """Names at the right of points on logarithmic axes, moved up where they would touch."""
     placed: list[tuple[float, float]] = []
+    gap = 0.045 * float(np.ptp(np.log10(ax.get_ylim())))
     for name, point in sorted(points.items(), key=lambda item: item[1][1]):
         x, y = np.log10(point)
-        y = max([y, *(below + 0.17 for at, below in placed if abs(at - x) < 0.8 and y < below + 0.17)])
+        y = max([y, *(below + gap for at, below in placed if abs(at - x) < 0.8 and y < below + gap)])
         placed.append((x, y))
         ax.annotate(name, (10**x, 10**y), xytext=(9, -3), textcoords="offset points", fontsize=7.5)
 

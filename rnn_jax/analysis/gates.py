@@ -4,23 +4,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rnn_jax.gated_step import GatedStep
 from rnn_jax.products import recurrent
 from rnn_jax.types import Cell
-from rnn_jax.unroll import unroll_carries
 
 __all__ = ["gate_values", "memory_steps", "saturation"]
 
 
-def gate_values(cell: Cell, params: Any, xs: jax.Array, **options: Any) -> dict[str, jax.Array]:
+def gate_values(
+    cell: Cell, params: Any, xs: jax.Array, *, carry: Any = None, reverse: bool = False
+) -> dict[str, jax.Array]:
     """All gates of an LSTM or a GRU along sequences, by the names that the cell gives them.
 
     Args:
       cell: `lstm` (plain or coupled, with or without a clip) or `gru` (with the reset after the product).
       params: of the cell.
       xs: [T, *batch, I].
-      **options: of `unroll`, such as `carry` and `reverse`; no `lengths`, `mask` or `resets`.
+      carry: to start with; zero if None.
+      reverse: from the last step to the first.
 
     Returns:
       gates i, f, o (coupled: f, o) or r, z, each [T, *batch, H] in [0, 1].
@@ -41,18 +44,12 @@ def gate_values(cell: Cell, params: Any, xs: jax.Array, **options: Any) -> dict[
             "`cell` must be lstm() without peepholes, projection and layer norm, or gru() with the reset after the "
             f"product, got one with parameters of the type {type(params).__name__}"
         )
-    refused = {"lengths", "mask", "resets"} & set(options)
-    if refused:
-        raise ValueError(f"`options` must be without lengths, mask and resets, got {', '.join(sorted(refused))}")
-    carries = unroll_carries(cell, params, xs, **options)[2]
-    start = options.get("carry")
-    start = cell.init_carry(params, xs.shape[1:-1]) if start is None else start
+    start, zs = cell.init_carry(params, xs.shape[1:-1]) if carry is None else carry, cell.project(params, xs)
 
-    def before(leaf: jax.Array, first: jax.Array) -> jax.Array:
-        first = jnp.broadcast_to(first, leaf.shape[1:])[None]
-        return jnp.concatenate([leaf[1:], first] if options.get("reverse") else [first, leaf[:-1]])
+    def one(carry: Any, z: jax.Array) -> tuple[Any, jax.Array]:
+        return step(params, carry, z)[0], step.hidden(carry)
 
-    h, zs = step.hidden(jax.tree.map(before, carries, start)), cell.project(params, xs)
+    _, h = lax.scan(one, start, zs, reverse=reverse)
     hz = recurrent(h, step.kernel(params), zs.dtype)
     a = step.gates(step.part(params), zs.astype(hz.dtype), hz)
     a = a[0] if isinstance(a, tuple) else a

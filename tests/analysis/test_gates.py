@@ -80,9 +80,3 @@ def test_saturation_counts_over_all_but_the_last_axis() -> None:
 def test_other_cells_are_refused(cell) -> None:
     with pytest.raises(ValueError, match="`cell` must be lstm"):
         gate_values(cell, cell.init(jax.random.key(0), 2), jnp.zeros((2, 2)))
-
-
-def test_padded_sequences_are_refused() -> None:
-    cell = gru(3)
-    with pytest.raises(ValueError, match="`options` must be without lengths"):
-        gate_values(cell, cell.init(jax.random.key(0), 2), jnp.zeros((2, 1, 2)), lengths=jnp.array([1]))
