@@ -23,7 +23,7 @@ from rnn_jax.training import (
     run_logger,
 )
 
-__all__ = ["NETWORKS", "Outcome", "Training", "curves", "network", "train"]
+__all__ = ["NETWORKS", "Outcome", "Training", "curves", "log_outcomes", "network", "train"]
 
 NETWORKS = (
     "tanh",
@@ -184,6 +184,13 @@ def train(
         np.asarray(judge(best.params, test)),
         info.seconds,
     )
+
+
+def log_outcomes(run_dir: Path, outcomes: dict[str, Outcome], metric: str) -> None:
+    """A row for each network in the log of the whole run; the rows of its training are in its own folder."""
+    with run_logger(run_dir) as log:
+        for name, outcome in outcomes.items():
+            log({"step": int(outcome.steps[-1]), f"{name}/{metric}": outcome.test.tolist()})
 
 
 def curves(outcomes: dict[str, Outcome]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

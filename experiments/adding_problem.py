@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments._long_memory import NETWORKS, Outcome, Training, curves, network, train
+from experiments._long_memory import NETWORKS, Outcome, Training, curves, log_outcomes, network, train
 from experiments.claims import at_least, within
 from experiments.cli import main
 from rnn_jax import unroll
@@ -71,7 +71,7 @@ class Config:
 SMOKE = Config(
     Training(batch_size=2, num_steps=2, evaluate_every=1, num_valid=2, num_test=4),
     length=6,
-    cells=("tanh", "lru"),
+    cells=("tanh",),
     hidden_size=4,
     seeds=1,
 )
@@ -137,6 +137,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         }
     order = [metrics.get(f"solved_after_{name}", math.nan) for name in ORDER]
     metrics["in_order"] = int(all(earlier < later for earlier, later in itertools.pairwise(order)))
+    log_outcomes(run_dir, outcomes, "error")
     if is_writer():
         ax = named_curves(
             curves(outcomes),

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments._long_memory import Outcome, Training, curves, network, train
+from experiments._long_memory import Outcome, Training, curves, log_outcomes, network, train
 from experiments.claims import at_least, at_most, within
 from experiments.cli import main
 from rnn_jax import unroll
@@ -140,6 +140,7 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
             f"recall_{name}_seeds": outcome.test.tolist(),
             f"done_{name}": float(np.median(done)),
         }
+    log_outcomes(run_dir, outcomes, "recall")
     if is_writer():
         ax = named_curves(
             curves(outcomes),
