@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,10 +11,9 @@ from rnn_jax.cells import elman, gru, lstm
 from rnn_jax.cells.elman import ElmanParams
 from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
-from rnn_jax.compose import stack
 from rnn_jax.interop.converted import Converted
-from rnn_jax.layers import Directions, bidirectional, serial
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble
+from rnn_jax.types import Array
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 """The modes of torch.nn.RNNBase, and how many blocks of H rows a weight has."""
@@ -70,13 +68,7 @@ def from_torch(weights: Mapping[str, Any], mode: Literal["LSTM", "GRU", "RNN_TAN
     rows = [[_take(arrays, f"_l{i}{suffix}", GATES[mode]) for suffix in suffixes] for i in range(max(count, 1))]
     if arrays:
         raise ValueError(f"`weights` has names that {mode} does not: {', '.join(map(repr, sorted(arrays)))}")
-    layers = [[_convert(one, mode) for one in row] for row in rows]
-    if len(suffixes) == 1:
-        cells, params = [row[0][0] for row in layers], [row[0][1] for row in layers]
-        return Converted(stack(*cells), tuple(params)) if len(cells) > 1 else Converted(cells[0], params[0])
-    both = [bidirectional(ahead[0], behind[0]) for ahead, behind in layers]
-    params = [Directions(forward=ahead[1], backward=behind[1]) for ahead, behind in layers]
-    return Converted(serial(*both), tuple(params)) if len(both) > 1 else Converted(both[0], params[0])
+    return assemble([[_convert(one, mode, bool(i)) for i, one in enumerate(row)] for row in rows])
 
 
 def _read(name: str, value: Any) -> np.ndarray:
@@ -120,18 +112,20 @@ def _take(arrays: dict[str, np.ndarray], suffix: str, gates: int) -> _Weights:
     )
 
 
-def _convert(weights: _Weights, mode: str) -> tuple[Cell, Params]:
+def _convert(weights: _Weights, mode: str, reverse: bool) -> Walk:
     """One cell of ours and its parameters."""
     w_x, w_h = weights.ih.T, weights.hh.T
     size = w_h.shape[1] // GATES[mode]
     if mode == "GRU":
         inside = weights.b_hh[2 * size :]
         b = weights.b_ih + jnp.concatenate([weights.b_hh[: 2 * size], jnp.zeros_like(inside)])
-        return gru(size), GRUParams(w_x=w_x, w_h=w_h, b=b, b_hn=inside)
+        return Walk(gru(size), GRUParams(w_x=w_x, w_h=w_h, b=b, b_hn=inside), reverse)
     b = weights.b_ih + weights.b_hh
     if mode == "LSTM":
         if weights.hr is None:
-            return lstm(size), LSTMParams(w_x=w_x, w_h=w_h, b=b)
-        return lstm(size, projection=w_h.shape[0]), LSTMParams(w_x=w_x, w_h=w_h, b=b, w_projection=weights.hr.T)
-    cell = elman(size) if mode == "RNN_TANH" else elman(size, activation=jax.nn.relu)
-    return cell, ElmanParams(w_x=w_x, w_h=w_h, b=b)
+            return Walk(lstm(size), LSTMParams(w_x=w_x, w_h=w_h, b=b), reverse)
+        params = LSTMParams(w_x=w_x, w_h=w_h, b=b, w_projection=weights.hr.T)
+        return Walk(lstm(size, projection=w_h.shape[0]), params, reverse)
+    activation = mode.removeprefix("RNN_").lower()
+    cell = elman(size, activation=ACTIVATIONS[activation])
+    return Walk(cell, ElmanParams(w_x=w_x, w_h=w_h, b=b), reverse, activation)

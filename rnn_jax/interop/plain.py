@@ -1,0 +1,152 @@
+"""Recurrent networks as rows of plain cells, which every importer builds and every exporter takes apart."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import checks
+from rnn_jax.cells import elman, gru, lstm
+from rnn_jax.cells.elman import ElmanParams
+from rnn_jax.cells.gru import GRUParams
+from rnn_jax.cells.lstm import LSTMParams
+from rnn_jax.compose import stack
+from rnn_jax.interop.converted import Converted
+from rnn_jax.layers import Directions, bidirectional, layer, serial
+from rnn_jax.products import MaskedKernel
+from rnn_jax.types import Array, Cell, Layer, Params
+
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+"""What an `elman` that is taken apart may have."""
+
+LONG = 256
+"""Steps after which a memory cell that only adds has passed any clip that matters."""
+
+
+class Walk(NamedTuple):
+    """One direction of one layer.
+
+    Attributes:
+        cell: an `lstm`, `gru` or `elman`.
+        params: its parameters.
+        reverse: it walks from the last step to the first.
+        activation: of an `elman`, a name in ACTIVATIONS where it is one of them.
+    """
+
+    cell: Cell
+    params: LSTMParams | GRUParams | ElmanParams
+    reverse: bool = False
+    activation: str = ""
+
+
+Rows = tuple[tuple[Walk, ...], ...]
+"""Layers, bottom first, each of one walk or of two, forward and backward."""
+
+
+def assemble(rows: Sequence[Sequence[Walk]]) -> Converted:
+    """The network of rows: a cell or a `stack` of them if all walk forwards, or else a layer or a `serial` of them."""
+    if all(len(row) == 1 and not row[0].reverse for row in rows):
+        cells, params = [row[0].cell for row in rows], tuple(row[0].params for row in rows)
+        return Converted(stack(*cells), params) if len(cells) > 1 else Converted(cells[0], params[0])
+    layers, params = [], []
+    for row in rows:
+        if len(row) == 1:
+            layers.append(layer(row[0].cell, reverse=row[0].reverse))
+            params.append(row[0].params)
+        else:
+            layers.append(bidirectional(row[0].cell, row[1].cell))
+            params.append(Directions(forward=row[0].params, backward=row[1].params))
+    return Converted(serial(*layers), tuple(params)) if len(layers) > 1 else Converted(layers[0], params[0])
+
+
+def take_apart(model: Cell | Layer, params: Params) -> Rows:
+    """The rows of a network, found in its parameters and proved by running it beside the network of these rows.
+
+    Args:
+        model: an `lstm`, `gru` or `elman` (tanh or ReLU), a `stack` of them, `bidirectional` ones (merge "concat"), or
+            a `serial` of such layers. How it was initialised does not matter.
+        params: its parameters, not perturbed.
+
+    Returns:
+        Rows such that `assemble(rows)` computes what `model` does, with NumPy arrays as parameters.
+
+    Raises:
+        ValueError: the network is not of these kinds, or computes something else: another activation, another merge, a
+            clipped cell, a dropout that was drawn.
+    """
+    if not isinstance(model, Cell | Layer):
+        raise ValueError(f"`model` must be a Cell or a Layer, got {checks.describe(model)}")
+    parts = params if type(params) is tuple else (params,)
+    if not parts:
+        raise ValueError("`params` must be those of one layer or more, got ()")
+    tree = jax.tree.map(np.asarray, [tuple(part) if isinstance(part, Directions) else (part,) for part in parts])
+    for rows in _candidates(tree):
+        if _equal(model, params, assemble(rows)):
+            return rows
+    raise ValueError(
+        "`model` must compute what plain lstm, gru or elman (tanh, relu) cells do, alone, in a stack, in both "
+        'directions with merge="concat", or in a serial of these; with these params it computes something else'
+    )
+
+
+def _candidates(tree: list[tuple[Any, ...]]) -> Iterator[Rows]:
+    """All networks that have these parameters."""
+    plain = any(isinstance(params, ElmanParams) for row in tree for params in row)
+    for reverse in (False, True):
+        for activation in ACTIVATIONS if plain else ("",):
+            yield tuple(
+                tuple(_walk(params, reverse or i == 1, activation) for i, params in enumerate(row)) for row in tree
+            )
+        if all(len(row) == 2 for row in tree):
+            return
+
+
+def _walk(params: Any, reverse: bool, activation: str) -> Walk:
+    """The walk of parameters, whose type and shapes tell the cell."""
+    if not isinstance(params, ElmanParams | GRUParams | LSTMParams):
+        raise ValueError(f"`params` must be of lstm, gru or elman cells, got {type(params).__name__}")
+    if isinstance(params.w_h, MaskedKernel):
+        raise ValueError("`params` must be trained parameters, got some with a mask drawn in by `perturb`")
+    if isinstance(params, ElmanParams):
+        return Walk(elman(params.b.shape[0], activation=ACTIVATIONS[activation]), params, reverse, activation)
+    below, columns = params.w_h.shape
+    if isinstance(params, GRUParams):
+        return Walk(gru(below) if params.b_hn is not None else gru(below, reset="before"), params, reverse)
+    size = below if params.w_projection is None else params.w_projection.shape[0]
+    cell = lstm(
+        size,
+        peephole=params.w_peephole is not None,
+        projection=None if params.w_projection is None else below,
+        coupled=columns == 3 * size,
+        layer_norm=params.norm is not None,
+    )
+    return Walk(cell, params, reverse)
+
+
+def _equal(model: Cell | Layer, params: Params, other: Converted) -> bool:
+    """Whether two networks with equal parameters are equal, on random inputs, and where memory cells only grow."""
+    ours, theirs = (one if isinstance(one, Layer) else layer(one) for one in (model, other.model))
+    size = jax.tree.leaves(other.params)[0].shape[0]  # w_x comes first
+    xs = jax.random.normal(jax.random.key(0), (5, 2, size))
+    grown = jax.tree.map(lambda leaf: jnp.full_like(leaf, 8.0 if leaf.ndim == 1 else 0.0), params)
+    probes = [(params, xs, jnp.array([5, 3])), (grown, jnp.zeros((LONG, 1, size)), None)]
+    for number, (own, inputs, lengths) in enumerate(probes):
+        if number and not any(isinstance(leaf, LSTMParams) for leaf in jax.tree.leaves(params, is_leaf=_is_lstm)):
+            break
+        found = [jax.jit(one.apply)(own, inputs, lengths=lengths) for one in (ours, theirs)]
+        if not _close(*found):
+            return False
+    return True
+
+
+def _is_lstm(node: Any) -> bool:
+    return isinstance(node, LSTMParams)
+
+
+def _close(a: Any, b: Any) -> bool:
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    pairs: list[tuple[Array, Array]] = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(x.shape == y.shape and bool(jnp.allclose(x, y, rtol=1e-4, atol=1e-5)) for x, y in pairs)
