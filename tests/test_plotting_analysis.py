@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rnn_jax.plotting import bifurcation_diagram, named_curves, saturation_map, save
+from rnn_jax.plotting import bifurcation_diagram, named_curves, saturation_map, save, sweep_map
 
 
 def test_every_curve_is_there_under_its_name(tmp_path) -> None:
@@ -44,3 +44,16 @@ def test_a_branch_is_dashed_where_it_is_unstable(tmp_path) -> None:
     assert save(ax.figure, tmp_path / "branch.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match=r"`branches\[0\]` must be three arrays of one length"):
         bifurcation_diagram([([0, 1], [0, 1], [0])])
+
+
+def test_sweeps_have_their_values_at_their_settings(tmp_path) -> None:
+    table = np.array([[1.0, 10.0, np.inf], [0.1, np.nan, 100.0]])
+    ax = sweep_map(table, ("gain", [0.5, 2]), ("bias", [0, 1, 3]), label="size", log=True)
+    np.testing.assert_array_equal(ax.images[0].get_array().filled(-1), [[1.0, 10.0, -1], [0.1, -1, 100.0]])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "1", "3"]
+    assert ax.figure.axes[1].get_ylabel() == "size"
+    save(ax.figure, tmp_path / "sweep.png")
+    blank = sweep_map([[np.nan]], ("gain", [1]), ("bias", [0]), label="size", log=True)
+    save(blank.figure, tmp_path / "nothing.png")
+    with pytest.raises(ValueError, match=r"`values` must be \[1, 2\] for these settings, got shape \(1, 1\)"):
+        sweep_map([[1.0]], ("gain", [1]), ("bias", [0, 1]), label="size")

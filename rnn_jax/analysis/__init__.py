@@ -5,6 +5,7 @@
 - `continuation`: how that changes while an input or a weight is turned.
 - `gradients`: how far gradients reach, and how fast starts are forgotten.
 - `gates`: whether they are stuck, and how long they keep.
+- `sweeps`: a measurement at many initialisations and first states in one program.
 - `online`: gradients while a sequence arrives.
 - `attribution`: what in a sequence an output depends on.
 - `probes`: what can be read from hidden states.
@@ -52,6 +53,7 @@ from rnn_jax.analysis.probes import (
     principal_components,
     unit_features,
 )
+from rnn_jax.analysis.sweeps import Sweep, sweep, with_forget_bias, with_gain, with_spectral_radius
 from rnn_jax.analysis.vectors import as_vector
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "OnlineGradient",
     "OnlineStep",
     "ProbeResult",
+    "Sweep",
     "as_vector",
     "carry_gradients",
     "continue_fixed_point",
@@ -96,7 +99,11 @@ __all__ = [
     "snap1",
     "split_gated",
     "state_space_divergence",
+    "sweep",
     "truncated",
     "unit_features",
     "uoro",
+    "with_forget_bias",
+    "with_gain",
+    "with_spectral_radius",
 ]

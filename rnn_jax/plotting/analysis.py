@@ -1,4 +1,4 @@
-"""Pictures of measurements on networks: named curves, gates that are stuck, branches of fixed points."""
+"""Pictures of measurements on networks: named curves, gates that are stuck, branches of fixed points, sweeps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from rnn_jax.plotting.style import FAINT, INK, PALETTE, finish, new_axes
 
-__all__ = ["bifurcation_diagram", "named_curves", "saturation_map"]
+__all__ = ["bifurcation_diagram", "named_curves", "saturation_map", "sweep_map"]
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
@@ -152,3 +152,49 @@ def bifurcation_diagram(
 
 def _kinds(bifurcations: Sequence[tuple[str, float, float]]) -> list[str]:
     return sorted({kind for kind, _, _ in bifurcations})
+
+
+def sweep_map(
+    values: ArrayLike,
+    ys: tuple[str, Sequence[float]],
+    xs: tuple[str, Sequence[float]],
+    *,
+    label: str,
+    log: bool = False,
+    ax: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    """Draws a measurement over two settings, such as the mean over seeds of `rnn_jax.analysis.sweep`.
+
+    Args:
+      values: [P, Q]. What is not finite is left blank.
+      ys, xs: name and values, P and Q of them, of what goes up and of what goes right.
+      label: what is measured, with its unit.
+      log: whether colours are logarithmic.
+      ax: where to draw; a new figure if None.
+      title: text above.
+
+    Returns:
+      the axes.
+
+    Raises:
+      ValueError: the shapes do not fit.
+
+    Example:
+      >>> ax = sweep_map([[1.0, 2.0], [3.0, 4.0]], ("gain", [0.5, 1.5]), ("noise", [0, 0.1]), label="size")
+      >>> ax.get_xlabel(), ax.get_ylabel()
+      ('noise', 'gain')
+    """
+    table = np.asarray(values, float)
+    if table.shape != (len(ys[1]), len(xs[1])):
+        raise ValueError(f"`values` must be [{len(ys[1])}, {len(xs[1])}] for these settings, got shape {table.shape}")
+    ax = new_axes((2.8 + 0.5 * len(xs[1]), 1.6 + 0.4 * len(ys[1]))) if ax is None else ax
+    table = np.where(np.isfinite(table), table, np.nan)
+    norm = "log" if log and (table > 0).any() else None
+    image = ax.imshow(table, cmap="viridis", norm=norm, origin="lower", aspect="auto")
+    ax.set_xticks(range(len(xs[1])), [f"{value:g}" for value in xs[1]])
+    ax.set_yticks(range(len(ys[1])), [f"{value:g}" for value in ys[1]])
+    ax.set(xlabel=xs[0], ylabel=ys[0])
+    ax.figure.colorbar(image, ax=ax, label=label)
+    finish(ax, title)
+    return ax
