@@ -6,6 +6,17 @@ This is the only package that knows flax modules or the layout of torch; nothing
 from rnn_jax.interop.converted import Converted
 from rnn_jax.interop.flax_cells import from_linen_cell, from_nnx_cell
 from rnn_jax.interop.linen import from_linen
+from rnn_jax.interop.onnx_export import to_onnx
+from rnn_jax.interop.onnx_import import OnnxNetwork, from_onnx
 from rnn_jax.interop.torch_weights import from_torch
 
-__all__ = ["Converted", "from_linen", "from_linen_cell", "from_nnx_cell", "from_torch"]
+__all__ = [
+    "Converted",
+    "OnnxNetwork",
+    "from_linen",
+    "from_linen_cell",
+    "from_nnx_cell",
+    "from_onnx",
+    "from_torch",
+    "to_onnx",
+]
