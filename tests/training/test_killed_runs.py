@@ -108,12 +108,22 @@ def test_a_run_told_to_stop_saves_and_can_go_on(name: str, tmp_path: Path, undis
     assert_same(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, tmp_path: Path, undisturbed: Path) -> None:
-    process = start(tmp_path, PAUSE="0.02")
-    assert wait_for(lambda: len(complete(tmp_path)) == 2, process)
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after its second checkpoint."""
+    run_dir = tmp_path_factory.mktemp("interrupted")
+    process = start(run_dir, PAUSE="0.02")
+    assert wait_for(lambda: len(complete(run_dir)) == 2, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
+    return run_dir
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: str, tmp_path: Path, undisturbed: Path, interrupted: Path
+) -> None:
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
     *older, last = complete(tmp_path)
     assert older, "there must be a checkpoint to fall back to"
     files = [path for path in (tmp_path / "checkpoints" / str(last)).rglob("*") if path.is_file()]
