@@ -12,11 +12,25 @@ from rnn_jax.cells.elman import ElmanParams
 from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.interop.converted import Converted
-from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble
-from rnn_jax.types import Array
+from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble, take_apart
+from rnn_jax.types import Array, Cell, Layer, Params
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 """The modes of torch.nn.RNNBase, and how many blocks of H rows a weight has."""
+
+
+class TorchWeights(NamedTuple):
+    """A network of ours as torch has it.
+
+    Attributes:
+        kind: "LSTM", "GRU" or "RNN", the class in `torch.nn`.
+        options: its arguments: `getattr(torch.nn, kind)(**options)`.
+        weights: its state dict, NumPy arrays.
+    """
+
+    kind: str
+    options: dict[str, Any]
+    weights: dict[str, np.ndarray]
 
 
 class _Weights(NamedTuple):
@@ -29,7 +43,9 @@ class _Weights(NamedTuple):
     hr: Array | None  # [P, H]
 
 
-def from_torch(weights: Mapping[str, Any], mode: Literal["LSTM", "GRU", "RNN_TANH", "RNN_RELU"]) -> Converted:
+def from_torch(
+    weights: Mapping[str, Any], mode: Literal["LSTM", "GRU", "RNN_TANH", "RNN_RELU"], *, prefix: str = ""
+) -> Converted:
     """The network of a `torch.nn.LSTM`, `GRU` or `RNN`: `from_torch(module.state_dict(), module.mode)`.
 
     Everything but the mode stands in the weights: sizes, number of layers, directions, biases, projection. torch keeps
@@ -37,8 +53,10 @@ def from_torch(weights: Mapping[str, Any], mode: Literal["LSTM", "GRU", "RNN_TAN
 
     Args:
         weights: the state dict of the module, of tensors on the CPU or NumPy arrays: `weight_ih_l0` [G H, I],
-            `weight_hh_l0`, `bias_ih_l0`, ... Missing biases are zero.
+            `weight_hh_l0`, `bias_ih_l0`, ... Missing biases are zero. `safetensors.numpy.load_file(path)` gives
+            those of a file.
         mode: what `module.mode` says. "RNN_RELU" is an RNN with `nonlinearity="relu"`.
+        prefix: of the names of the network in a larger model, such as "encoder."; all other names are left alone.
 
     Returns:
         `Converted(model, params)`. One direction: a cell, or a `stack` of them if there are several layers. Two:
@@ -62,13 +80,109 @@ def from_torch(weights: Mapping[str, Any], mode: Literal["LSTM", "GRU", "RNN_TAN
     checks.one_of("mode", mode, tuple(GATES))
     if not isinstance(weights, Mapping):
         raise ValueError(f"`weights` must be a mapping such as module.state_dict(), got {type(weights).__name__}")
-    arrays = {name: _read(name, value) for name, value in weights.items()}
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    arrays = {name: _read(name, value) for name, value in own.items()}
     count = sum(name.startswith("weight_ih_l") and not name.endswith("_reverse") for name in arrays)
     suffixes = ("", "_reverse") if "weight_ih_l0_reverse" in arrays else ("",)
     rows = [[_take(arrays, f"_l{i}{suffix}", GATES[mode]) for suffix in suffixes] for i in range(max(count, 1))]
     if arrays:
         raise ValueError(f"`weights` has names that {mode} does not: {', '.join(map(repr, sorted(arrays)))}")
     return assemble([[_convert(one, mode, bool(i)) for i, one in enumerate(row)] for row in rows])
+
+
+def to_torch(model: Cell | Layer, params: Params) -> TorchWeights:
+    """A network of ours as a `torch.nn.LSTM`, `GRU` or `RNN`.
+
+        kind, options, weights = to_torch(model, params)
+        module = getattr(torch.nn, kind)(**options)
+        module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+
+    Args:
+        model: an `lstm` (with or without projection), `gru` or `elman` (tanh or ReLU); a `stack` of equal ones;
+            `bidirectional` ones, or a `serial` of them.
+        params: its parameters, not perturbed.
+
+    Returns:
+        What torch needs. Of its two biases `bias_ih` is ours and `bias_hh` zero, but for the b_hn of a GRU; torch
+        trains both. `safetensors.numpy.save_file(weights, path)` writes a file for torch.
+
+    Raises:
+        ValueError: torch has no such network: says why.
+
+    Example:
+        >>> import jax
+        >>> cell = gru(4)
+        >>> kind, options, weights = to_torch(cell, cell.init(jax.random.key(0), 3))
+        >>> kind, options["hidden_size"], weights["weight_ih_l0"].shape
+        ('GRU', 4, (12, 3))
+    """
+    rows = take_apart(model, params)
+    first = rows[0][0]
+    kind, size, width = _shape(first)
+    for index, row in enumerate(rows):
+        if len(row) != len(rows[0]) or row[0].reverse:
+            raise ValueError(f"`model` must walk forwards or both ways in all layers for torch, layer {index} does not")
+        if any(_shape(walk) != (kind, size, width) for walk in row):
+            raise ValueError(f"`model` must have layers of one kind and size for torch, got another in layer {index}")
+    options: dict[str, Any] = {
+        "input_size": len(first.params.w_x),
+        "hidden_size": size,
+        "num_layers": len(rows),
+        "bidirectional": len(rows[0]) == 2,
+    }
+    if isinstance(first.params, LSTMParams) and first.params.w_projection is not None:
+        options["proj_size"] = width
+    if kind == "RNN":
+        options["nonlinearity"] = first.activation
+    weights = {}
+    for index, row in enumerate(rows):
+        for walk, suffix in zip(row, ("", "_reverse"), strict=False):
+            weights |= {f"{name}_l{index}{suffix}": value for name, value in _named(walk).items()}
+    return TorchWeights(kind, options, weights)
+
+
+def _kind(walk: Walk) -> str:
+    """The class in torch.nn, or why there is none."""
+    params = walk.params
+    if isinstance(params, ElmanParams):
+        return "RNN"
+    if isinstance(params, GRUParams):
+        if params.b_hn is None:
+            raise ValueError(
+                '`model` must have gru(reset="after") for torch, whose GRU is another function than "before"'
+            )
+        return "GRU"
+    reasons = {
+        "peepholes": params.w_peephole is not None,
+        "layer norm": params.norm is not None,
+        "coupled gates": len(params.b) != 4 * _size(walk),
+    }
+    for reason, there in reasons.items():
+        if there:
+            raise ValueError(f"`model` must have an lstm without {reason} for torch, which knows none")
+    return "LSTM"
+
+
+def _shape(walk: Walk) -> tuple[str, int, int]:
+    """The class in torch.nn, H, and the size of the output."""
+    return _kind(walk), _size(walk), np.shape(walk.params.w_h)[0]
+
+
+def _size(walk: Walk) -> int:
+    projection = getattr(walk.params, "w_projection", None)
+    return np.shape(walk.params.w_h if projection is None else projection)[0]
+
+
+def _named(walk: Walk) -> dict[str, np.ndarray]:
+    """The weights of one direction of one layer, by torch's names."""
+    params = walk.params
+    bias = np.zeros_like(params.b)
+    if isinstance(params, GRUParams):
+        bias[-_size(walk) :] = params.b_hn
+    named = {"weight_ih": params.w_x.T, "weight_hh": np.asarray(params.w_h).T, "bias_ih": params.b, "bias_hh": bias}
+    if isinstance(params, LSTMParams) and params.w_projection is not None:
+        named["weight_hr"] = params.w_projection.T
+    return {name: np.array(value, order="C") for name, value in named.items()}
 
 
 def _read(name: str, value: Any) -> np.ndarray:

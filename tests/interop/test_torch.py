@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import rnn_jax
-from rnn_jax import Cell, Directions, Layer, elman, gru, lstm, unroll
+from rnn_jax import Cell, Directions, Layer, bidirectional, dense, elman, gru, layer, lstm, serial, stack, unroll
 from rnn_jax.cells.lstm import LSTMCarry
-from rnn_jax.interop import from_torch
+from rnn_jax.interop import from_torch, to_torch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch.npz"
 NAMES = ("lstm", "lstm_projected", "gru", "rnn", "rnn_relu")
@@ -139,6 +139,49 @@ def test_torch_started_from_given_states_and_batch_first_has_equal_numbers(kind)
     carry, ys = jit(lambda xs: unroll(cell, params, xs, ours))(jnp.asarray(XS))
     np.testing.assert_allclose(ys.swapaxes(0, 1), expected.numpy(), rtol=1e-5, atol=1e-5)
     assert_states(carry, tuple(s.numpy() for s in final) if kind == "LSTM" else (final.numpy(),))
+
+
+@needs_torch
+@pytest.mark.parametrize(("kind", "options"), NETWORKS)
+def test_networks_of_ours_have_equal_numbers_in_torch(kind, options, tmp_path):
+    import torch
+
+    safetensors = pytest.importorskip("safetensors.numpy")
+    first = torch_module(kind, **options)
+    model, params = from_torch(first.state_dict(), first.mode)
+    exported = to_torch(model, params)
+    assert exported.kind == kind
+    safetensors.save_file(exported.weights, tmp_path / "weights.safetensors")
+    weights = safetensors.load_file(tmp_path / "weights.safetensors")
+    module = getattr(torch.nn, kind)(**exported.options)
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    assert module.mode == first.mode
+    carry, ys = jit(lambda xs: run(model, params, xs, jnp.array(LENGTHS)))(jnp.asarray(XS))
+    expected_ys, expected_states, _ = torch_run(module)
+    np.testing.assert_allclose(ys, expected_ys, rtol=1e-5, atol=1e-5)
+    assert_states(carry, expected_states)
+    again = from_torch({f"encoder.{name}": value for name, value in weights.items()}, module.mode, prefix="encoder.")
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (gru(3, reset="before"), r'`model` must have gru\(reset="after"\) for torch'),
+        (lstm(3, peephole=True), "an lstm without peepholes for torch"),
+        (lstm(3, layer_norm=True), "an lstm without layer norm for torch"),
+        (lstm(3, coupled=True), "an lstm without coupled gates for torch"),
+        (stack(gru(3), gru(4)), "layers of one kind and size for torch, got another in layer 1"),
+        (stack(gru(3), lstm(3)), "layers of one kind and size for torch, got another in layer 1"),
+        (layer(gru(3), reverse=True), "walk forwards or both ways in all layers for torch, layer 0 does not"),
+        (serial(layer(gru(3)), bidirectional(gru(3), gru(3))), "both ways in all layers for torch, layer 1 does not"),
+        (elman(3, activation=jnp.sin), "`model` must compute what plain lstm, gru or elman"),
+        (dense(3), "`params` must be of lstm, gru or elman cells"),
+    ],
+)
+def test_what_torch_does_not_have_is_refused_with_the_reason(model, text):
+    with pytest.raises(ValueError, match=text):
+        to_torch(model, model.init(jax.random.key(0), 2))
 
 
 @needs_torch
