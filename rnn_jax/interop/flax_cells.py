@@ -1,4 +1,4 @@
-"""The weights of the recurrent cells of flax, linen and nnx."""
+"""The weights of the recurrent cells of flax, linen and nnx, as ours and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,9 @@ from rnn_jax.cells.elman import ElmanParams
 from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.interop.converted import Converted
-from rnn_jax.types import Array
+from rnn_jax.interop.one_cell import one_cell
+from rnn_jax.interop.plain import ACTIVATIONS
+from rnn_jax.types import Array, Cell, Params
 
 
 def from_linen_cell(module: nn.RNNCellBase, variables: Mapping[str, Any]) -> Converted:
@@ -106,6 +108,86 @@ def from_nnx_cell(module: nnx.RNNCellBase) -> Converted:
         on_x = [module.ii, module.if_, module.ig, module.io]
         on_h = [module.hi, module.hf, module.hg, module.ho]
     return _lstm(_kernel(*on_x), _kernel(*on_h), _bias(*on_h))
+
+
+def to_linen_cell(cell: Cell, params: Params) -> tuple[nn.RNNCellBase, dict[str, Any]]:
+    """The flax.linen cell that computes what `cell` does, and its variables.
+
+    Args:
+        cell: an `lstm`, `gru` or `elman` with tanh or ReLU, however it was initialised.
+        params: its parameters.
+
+    Returns:
+        `(module, {"params": ...})`: an `OptimizedLSTMCell` (its variables fit an `LSTMCell` as well), a `GRUCell` or a
+        `SimpleCell`. Inside `nn.RNN(module)` the variables are `{"params": {"cell": variables["params"]}}`.
+
+    Raises:
+        ValueError: for a stack, another cell or activation, `gru(reset="before")` and the options of `lstm`, which
+            flax does not have.
+
+    Example:
+        >>> cell = lstm(4)
+        >>> module, variables = to_linen_cell(cell, cell.init(jax.random.key(0), 3))
+        >>> type(module).__name__, variables["params"]["ii"]["kernel"].shape
+        ('OptimizedLSTMCell', (3, 4))
+    """
+    walk = one_cell(cell, params, "flax", reset="after")
+    ours = jax.tree.map(jnp.asarray, walk.params)
+    size = ours.w_h.shape[0]
+    if isinstance(ours, ElmanParams):
+        module = nn.SimpleCell(size, activation_fn=ACTIVATIONS[walk.activation])
+        return module, {"params": {"i": {"kernel": ours.w_x, "bias": ours.b}, "h": {"kernel": ours.w_h}}}
+    gates, biased = ("rzn", "i") if isinstance(ours, GRUParams) else ("ifgo", "h")
+    theirs: dict[str, Any] = {}
+    for side, kernel in (("i", ours.w_x), ("h", ours.w_h)):
+        for gate, columns in zip(gates, jnp.split(kernel, len(gates), axis=1), strict=True):
+            theirs[side + gate] = {"kernel": columns}
+    for gate, bias in zip(gates, jnp.split(ours.b, len(gates)), strict=True):
+        theirs[biased + gate]["bias"] = bias
+    if isinstance(ours, GRUParams):
+        theirs["hn"]["bias"] = ours.b_hn
+        return nn.GRUCell(size), {"params": theirs}
+    return nn.OptimizedLSTMCell(size), {"params": theirs}
+
+
+def to_nnx_cell(cell: Cell, params: Params) -> nnx.RNNCellBase:
+    """The flax.nnx cell that computes what `cell` does, with its weights.
+
+    Args:
+        cell: an `lstm`, `gru` or `elman` with tanh or ReLU, however it was initialised.
+        params: its parameters.
+
+    Returns:
+        An `OptimizedLSTMCell`, a `GRUCell` or a `SimpleCell`.
+
+    Raises:
+        ValueError: as `to_linen_cell`; and for a GRU whose b_hn is not zero, for which the one of nnx has no place.
+
+    Example:
+        >>> cell = gru(4)
+        >>> module = to_nnx_cell(cell, cell.init(jax.random.key(0), 3))
+        >>> module.dense_i.kernel.shape
+        (3, 12)
+    """
+    walk = one_cell(cell, params, "flax", reset="after")
+    ours = jax.tree.map(jnp.asarray, walk.params)
+    sizes = ours.w_x.shape[0], ours.w_h.shape[0]
+    options: dict[str, Any] = {"param_dtype": ours.b.dtype, "rngs": nnx.Rngs(0)}
+    if isinstance(ours, ElmanParams):
+        module = nnx.SimpleCell(*sizes, activation_fn=ACTIVATIONS[walk.activation], **options)
+    elif isinstance(ours, LSTMParams):
+        module = nnx.OptimizedLSTMCell(*sizes, **options)
+    else:
+        most = float(jnp.abs(ours.b_hn).max())
+        if most:
+            raise ValueError(
+                "`params` must have b_hn = 0, because the GRU of flax.nnx has no bias in the recurrent product; got "
+                f"values up to {most:.3g}. That of flax.linen has one: to_linen_cell"
+            )
+        module = nnx.GRUCell(*sizes, **options)
+    biased: Any = module.dense_h if isinstance(ours, LSTMParams) else module.dense_i
+    module.dense_i.kernel[...], module.dense_h.kernel[...], biased.bias[...] = ours.w_x, ours.w_h, ours.b
+    return module
 
 
 def _kernel(*dense: Any) -> Array:
