@@ -13,7 +13,6 @@ from rnn_jax.tree import widen
 from rnn_jax.types import Array, Carry, Cell, Params
 
 
-@constructor
 def linen_cell(module: nn.RNNCellBase) -> Cell:
     """A flax.linen cell as a `Cell`: the step is the module's own, and nothing is converted.
 
@@ -42,7 +41,12 @@ def linen_cell(module: nn.RNNCellBase) -> Cell:
     """
     if not isinstance(module, nn.RNNCellBase):
         raise ValueError(f"`module` must be a flax.linen RNNCellBase, got {type(module).__name__}")
-    module = module.clone(parent=None)
+    return _linen_cell(module.clone(parent=None, name=None))
+
+
+@constructor
+def _linen_cell(module: nn.RNNCellBase) -> Cell:
+    """The cell of a module that belongs to no other; equal modules give the same cell."""
     spatial_axes = module.num_feature_axes - 1
 
     def start(input_shape: tuple[int, ...]) -> Carry:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rnn_jax import bidirectional, elman, gru, lru, lstm, stack, unroll
-from rnn_jax.interop.equinox_cells import from_equinox, to_equinox
+from rnn_jax.interop import from_equinox, to_equinox
 
 eqx = pytest.importorskip("equinox")
 

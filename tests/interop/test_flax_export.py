@@ -11,7 +11,7 @@ from flax import nnx
 
 from rnn_jax import bidirectional, elman, gru, lru, lstm, stack, unroll
 from rnn_jax.initializers import chrono
-from rnn_jax.interop.flax_cells import from_linen_cell, from_nnx_cell, to_linen_cell, to_nnx_cell
+from rnn_jax.interop import from_linen_cell, from_nnx_cell, to_linen_cell, to_nnx_cell
 
 RNG = np.random.default_rng(8)
 XS = jnp.asarray(RNG.normal(size=(6, 4, 3)), jnp.float32)

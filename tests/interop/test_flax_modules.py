@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import nnx
 
 from rnn_jax import Scan, bidirectional, gru, layer, lru, lstm, stack, unroll, with_dropout
-from rnn_jax.interop.flax_modules import LinenRNN, NnxRNN
+from rnn_jax.interop import LinenRNN, NnxRNN, linen_cell
 
 XS = jnp.asarray(np.random.default_rng(6).normal(size=(6, 4, 3)), jnp.float32)
 LENGTHS = jnp.array([4, 6, 0, 3])
@@ -116,6 +116,18 @@ def test_an_nnx_model_is_trained():
     assert_equal(gradients, expected)
     losses = [float(train(model, optimizer)) for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_cell_of_flax_may_be_wrapped_inside_a_compact_module():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, xs):
+            return LinenRNN(linen_cell(nn.MGUCell(4)))(xs)
+
+    variables = jax.jit(Model().init)(jax.random.key(0), XS)
+    assert set(variables["params"]) == {"LinenRNN_0"}
+    params = variables["params"]["LinenRNN_0"]["cell"]
+    assert_equal(jax.jit(Model().apply)(variables, XS), unroll(linen_cell(nn.MGUCell(4)), params, XS)[1])
 
 
 def test_noise_is_drawn_from_the_stream_dropout_and_only_then():

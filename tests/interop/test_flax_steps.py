@@ -10,8 +10,7 @@ from flax import linen as nn
 from flax import nnx
 
 from rnn_jax import Cell, Chunked, Newton, Recursive, Scan, bidirectional, gru, stack, stream_step, unroll
-from rnn_jax.interop.flax_cells import from_nnx_cell
-from rnn_jax.interop.flax_steps import linen_cell, nnx_cell
+from rnn_jax.interop import from_nnx_cell, linen_cell, nnx_cell
 from rnn_jax.streaming import StreamPool
 
 RNG = np.random.default_rng(6)

@@ -9,7 +9,7 @@ import pytest
 
 from rnn_jax import bidirectional, elman, gru, layer, lru, lstm, stack, unroll
 from rnn_jax.initializers import normal
-from rnn_jax.interop.haiku_weights import from_haiku, to_haiku
+from rnn_jax.interop import from_haiku, to_haiku
 
 hk = pytest.importorskip("haiku")
 
