@@ -17,6 +17,7 @@ from rnn_jax.interop.flax_cells import from_linen_cell, from_nnx_cell, to_linen_
 from rnn_jax.interop.flax_modules import LinenRNN, NnxRNN
 from rnn_jax.interop.flax_steps import linen_cell, nnx_cell
 from rnn_jax.interop.haiku_weights import from_haiku, to_haiku
+from rnn_jax.interop.keras_weights import from_keras, to_keras
 from rnn_jax.interop.linen import from_linen
 from rnn_jax.interop.onnx_export import to_onnx
 from rnn_jax.interop.onnx_import import OnnxNetwork, from_onnx
@@ -30,6 +31,7 @@ __all__ = [
     "TorchWeights",
     "from_equinox",
     "from_haiku",
+    "from_keras",
     "from_linen",
     "from_linen_cell",
     "from_nnx_cell",
@@ -39,6 +41,7 @@ __all__ = [
     "nnx_cell",
     "to_equinox",
     "to_haiku",
+    "to_keras",
     "to_linen_cell",
     "to_nnx_cell",
     "to_onnx",

@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from rnn_jax import Cell, bidirectional, dense, elman, gru, layer, lstm, serial, stack
 from rnn_jax.initializers import normal
-from rnn_jax.interop.keras_weights import from_keras, to_keras
+from rnn_jax.interop import from_keras, to_keras
 
 keras = pytest.importorskip("keras")
 pytestmark = [  # of Keras 3.15: it reads h5py datasets in an old way, and a Sequential passes its mask in, but not out
