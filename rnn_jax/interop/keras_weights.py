@@ -128,14 +128,16 @@ def _walk(keras: Any, one: Any, *, reverse: bool) -> Walk:
     kind = type(one).__name__
     if kind not in ACTIVATIONS_OF or type(one) is not getattr(keras.layers, kind):
         raise ValueError(
-            f"`source` must have SimpleRNN, LSTM, GRU and Bidirectional layers alone, {one.name!r} is a {kind}"
+            f"`source` must have SimpleRNN, LSTM, GRU and Bidirectional layers alone, {one.name!r} is of type {kind}"
         )
     config = one.get_config()
     allowed = {"activation": ACTIVATIONS_OF[kind], "recurrent_activation": ("sigmoid",)}
     for name, options in allowed.items():
         if name in config and config[name] not in options:
             wanted = " or ".join(map(repr, options))
-            raise ValueError(f"`source` must have {name}={wanted} in a {kind}, {one.name!r} has {config[name]!r}")
+            raise ValueError(
+                f"`source` must have {kind} layers with {name}={wanted}, {one.name!r} has {config[name]!r}"
+            )
     w_x, w_h, *biases = (jnp.asarray(value) for value in one.cell.get_weights())
     size, b = one.units, biases[0] if biases else jnp.zeros(w_x.shape[1], w_x.dtype)
     if kind == "SimpleRNN":

@@ -189,15 +189,21 @@ def backwards_first() -> Any:
             lambda: keras.layers.Bidirectional(keras.layers.GRU(4), merge_mode="sum"),
             "merge_mode=\"concat\".* has 'sum'",
         ),
-        (lambda: keras.layers.GRU(4, activation="relu"), "activation='tanh' in a GRU, 'gru.*' has 'relu'"),
-        (lambda: keras.layers.SimpleRNN(4, activation="elu"), "activation='tanh' or 'relu' in a SimpleRNN.* has 'elu'"),
+        (lambda: keras.layers.GRU(4, activation="relu"), "GRU layers with activation='tanh', 'gru.*' has 'relu'"),
+        (
+            lambda: keras.layers.SimpleRNN(4, activation="elu"),
+            "SimpleRNN layers with activation='tanh' or 'relu', .* has 'elu'",
+        ),
         (
             lambda: keras.layers.LSTM(4, recurrent_activation="hard_sigmoid"),
-            "recurrent_activation='sigmoid' in a LSTM, 'lstm.*' has 'hard_sigmoid'",
+            "LSTM layers with recurrent_activation='sigmoid', 'lstm.*' has 'hard_sigmoid'",
         ),
-        (lambda: keras.layers.Dense(4), "SimpleRNN, LSTM, GRU and Bidirectional layers alone, 'dense.*' is a Dense"),
-        (lambda: keras.Sequential([keras.layers.GRU(4), keras.layers.Dense(4)]), "'dense.*' is a Dense"),
-        (lambda: keras.layers.RNN(keras.layers.GRUCell(4)), "'rnn.*' is a RNN"),
+        (
+            lambda: keras.layers.Dense(4),
+            "SimpleRNN, LSTM, GRU and Bidirectional layers alone, 'dense.*' is of type Dense",
+        ),
+        (lambda: keras.Sequential([keras.layers.GRU(4), keras.layers.Dense(4)]), "'dense.*' is of type Dense"),
+        (lambda: keras.layers.RNN(keras.layers.GRUCell(4)), "'rnn.*' is of type RNN"),
     ],
 )
 def test_what_we_do_not_have_is_refused_with_the_reason(network, text):
