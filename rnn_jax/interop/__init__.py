@@ -1,7 +1,7 @@
 """Other libraries: their networks as ours, ours as theirs, and parts of one inside the other.
 
-    from_torch, from_linen_cell, from_nnx_cell, from_haiku, from_equinox, ...   their weights in our cells
-    to_torch, to_linen_cell, to_nnx_cell, to_haiku, to_equinox, ...             our weights in theirs
+    from_torch, from_keras, from_onnx, from_linen_cell, from_haiku, ...   their weights in our cells
+    to_torch, to_keras, to_onnx, to_linen_cell, to_haiku, ...             our weights in theirs
     linen_cell, nnx_cell, from_linen       a flax cell in `unroll`, a flax module as a layer: its own step and weights
     LinenRNN, NnxRNN                       a cell of ours inside a flax model
 
