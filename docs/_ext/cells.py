@@ -59,7 +59,8 @@ Every cell of `rnn_jax.CELLS`: its equations, what it costs, and what is left of
   steps at once. `Newton()` does so for any cell, by iterations.
 - **Impulse response**: {NETWORKS} networks of 64 units as they come from `init` read 1 at step 0 and then zeros; shown
   is the difference to reading zeros only. Left, eight outputs of one network; right, the norm of the whole carry
-  and of the output, medians with quartiles. `conv_lstm` reads the 1 in the middle of 9 x 9 pixels."""
+  and of the output, medians with quartiles. `conv_lstm` reads the 1 in the middle of 9 x 9 pixels. The memory
+  of `m_lstm` is read by a query made of the input, so zeros read nothing."""
 
 
 def entry(name: str) -> str:
