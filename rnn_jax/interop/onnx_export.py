@@ -70,7 +70,7 @@ def to_onnx(
         ONNX does not say what `input_forget` couples to what, so a coupled LSTM is written as a plain one whose input
         gate has the weights of its forget gate with the sign changed: 1 - sigmoid(a) = sigmoid(-a). A node never sees
         the length 0, for which onnxruntime forgets the first state (LSTM) or reads before its outputs (RNN): such rows
-        run one step, and its result is not taken. Opset 17, for onnxruntime 1.12 or later.
+        run one step, and its result is not taken. Opset 17; tried with onnxruntime 1.32.
     """
     onnx = require_onnx()
     path = Path(path)

@@ -1,5 +1,6 @@
 """The code of docs/coming_from.md runs, and both sides of it say the same numbers."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ import numpy as np
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming_from.md"
+EXPORT = PAGE.with_name("export.md")
 LENGTHS = [7, 10, 1, 4]
 RNG = np.random.default_rng(5)
 
 
-def run(*markers: str) -> dict[str, Any]:
+def run(*markers: str, page: Path = PAGE) -> dict[str, Any]:
     """The names that the blocks of the page leave behind, run one after another."""
     names: dict[str, Any] = {}
     for marker in markers:
-        match = re.search(rf"<!-- {marker} -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+        match = re.search(rf"<!-- {marker} -->\n```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         assert match, f"there is no block marked {marker!r}"
-        exec(compile(match[1], f"{PAGE.name}, {marker}", "exec"), names)
+        exec(compile(match[1], f"{page.name}, {marker}", "exec"), names)
     return names
 
 
@@ -54,3 +56,31 @@ def test_the_layer_of_flax_says_the_same() -> None:
     real = np.arange(10)[:, None] < np.array(LENGTHS)
     close(np.asarray(our_ys)[real], np.asarray(ys).swapaxes(0, 1)[real])
     assert not np.asarray(our_ys)[~real].any()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_the_layers_of_keras_say_the_same() -> None:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    pytest.importorskip("keras")
+    with jax.numpy_rank_promotion("allow"):  # keras broadcasts
+        names = run("keras", "keras, ours")
+        xs = RNG.normal(size=(4, 10, 8)).astype(np.float32)
+        close(names["states"](xs.swapaxes(0, 1)), names["keras_states"](xs))
+
+
+def test_the_core_of_haiku_says_the_same() -> None:
+    pytest.importorskip("haiku")
+    names = run("haiku", "haiku, ours")
+    xs = jnp.asarray(RNG.normal(size=(10, 4, 8)), jnp.float32)
+    ys, state = names["network"].apply(names["haiku_params"], xs)
+    carry, our_ys = names["states"](xs)
+    close(our_ys, ys)
+    close(carry.c, state.cell)
+
+
+def test_the_onnx_file_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    names = run("onnx", page=EXPORT)
+    assert len(names["streamed"]) == 20
