@@ -106,7 +106,8 @@ def reach(sizes, title):
     return ax.figure
 
 
-NAMES = ("tanh", "gru", "lstm_bias_0", "lstm_bias_1", "lstm_chrono", "irnn", "orthogonal")
+LSTMS = () if SMALL else ("lstm_bias_0", "lstm_bias_1", "lstm_chrono")
+NAMES = ("tanh", "gru", *LSTMS, "irnn", "orthogonal")
 cells = {name: network(name, UNITS, LENGTH, 1) for name in NAMES}
 params = {name: cell.init(jax.random.key(1), 2) for name, cell in cells.items()}
 before = {name: np.asarray(gradient_sizes(cells[name], params[name])) for name in NAMES}
@@ -130,14 +131,19 @@ reach(before, "How far gradients reach, at initialisation")
 # %%
 layer = elman(UNITS)
 start = layer.init(jax.random.key(2), 2)
+
+
+@jax.jit
+def stretched(params):
+    """The products of Jacobians in one sequence."""
+    return jacobian_products(
+        lambda h, x: stream_step(layer, params, h, x)[0], layer.init_carry(params, ()), 0.1 * xs[:, 0]
+    )
+
+
 curves = {}
 for gain in (0.8, 1.0, 1.2):
-    scaled = with_gain(start, gain)
-
-    def step(h, x, scaled=scaled):
-        return stream_step(layer, scaled, h, x)[0]
-
-    products = jax.jit(partial(jacobian_products, step))(layer.init_carry(scaled, ()), 0.1 * xs[:, 0])
+    products = stretched(with_gain(start, gain))
     logs = np.asarray(products.log_singular_values)[:-1] / math.log(10)
     curves[f"gain {gain}"] = (BACK, logs[:, [0, UNITS // 2]].T)
     print(f"gain {gain}: over {LENGTH} steps 10^{logs[0, 0]:.1f} at most, 10^{logs[0, UNITS // 2]:.1f} in the middle")
