@@ -210,7 +210,8 @@ ax.figure
 # A protein is a sequence of twenty letters, and each residue is part of a helix, a strand or something else. Nothing
 # about it runs forwards: a residue's shape depends on neighbours on both sides. So the network is `bidirectional`.
 # The data are too large for the package; what can be shown without them is which letters the answer for the middle
-# residue *can* depend on, before any training.
+# residue *can* depend on, before any training. Trained on 3,000 chains, going both ways gains 8.8 points of accuracy
+# over going one way (`python -m experiments.protein`).
 
 # %%
 sequence = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVK"
@@ -231,9 +232,6 @@ ax = named_curves(
 ax.figure
 
 # %% [markdown]
-# Trained on 3,000 chains, going both ways gains 8.8 points of accuracy over going one way (`experiments.protein`,
-# which says where the data are).
-#
 # ## What to try next
 #
 # Each command runs with `--smoke` in seconds, leaves what it made in its run directory, and says where its data come
