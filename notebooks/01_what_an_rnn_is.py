@@ -249,8 +249,8 @@ ax.figure
 # %% [markdown]
 # In true order the GRU and the convolution read most strips. The bag does not know which of two digits was first, and
 # a maximum over rows mixes those of both; shuffled or not is the same to it. In shuffled order the other two are no
-# better than the bag: what they knew beyond it was the order. Both walk in order, so both find it; the next picture
-# tells them apart.
+# better than the bag: what they knew beyond it was the order. On strips of this length both see all of it; the next
+# picture tells them apart.
 #
 # ## Longer than in training
 #
