@@ -70,8 +70,8 @@ params = state.params
 # ## One step at a time
 #
 # `unroll` runs over a whole signal, `stream_step` over one sample: it takes a carry and `x`, and gives the next carry
-# and `y`. It is the same computation, so the numbers agree to rounding, and a network can be trained with one and used with the
-# other. `donate_argnums` lets the new carry take the memory of the old one.
+# and `y`. It is the same computation, so the numbers agree to rounding, and a network can be trained with one and used
+# with the other. `donate_argnums` lets the new carry take the memory of the old one.
 
 # %%
 xs = test[: 4 * WINDOW, None]  # [T, 1]
@@ -89,9 +89,8 @@ def rms(errors):
     return float(np.sqrt(np.square(errors[64:]).mean()))
 
 
-print(
-    f"error of the forecast {rms(live[:-AHEAD] - xs[AHEAD:]):.3f} mV, of the last value {rms(xs[:-AHEAD] - xs[AHEAD:]):.3f}"
-)
+forecast_error, last_error = rms(live[:-AHEAD] - xs[AHEAD:]), rms(xs[:-AHEAD] - xs[AHEAD:])
+print(f"error of the forecast {forecast_error:.3f} mV, of the last value {last_error:.3f} mV")
 ax, seconds, shown = new_axes((9, 3.2)), np.arange(len(xs)) / SAMPLE_RATE, slice(AHEAD, 3 * WINDOW // 2)
 forecast = np.concatenate([np.full((AHEAD, 1), np.nan), live[:-AHEAD]])
 held = np.concatenate([np.full((AHEAD, 1), np.nan), xs[:-AHEAD]])
@@ -107,7 +106,8 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8.
 ax.figure
 
 # %% [markdown]
-# The last value known is the signal 50 ms late. The forecast rises with the beat, not after it.
+# The last value known is the signal 50 ms late, and its error is 0.48 mV; that of the forecast is 0.31 mV. So short a
+# training gives a cautious network: it rises in time with a beat and not after it, but not nearly so high.
 #
 # ## Streams that come and go
 #
@@ -225,9 +225,14 @@ ax.set_xscale("log")
 ax.figure
 
 # %% [markdown]
+# A call for one stream takes five times as long as an empty program, and one for 256 streams eight times as long as
+# one for a single stream: most of a small step is the call, not the arithmetic. So serve streams together. The 99th
+# percentile was taken on a core that other programs used as well, and for one stream it is more than sixty times the
+# median: latency belongs to a machine and its load as much as to a program.
+#
 # ## What to try next
 #
-# - Let patients send chunks of different lengths: `pool.unroll(streams, xs, lengths=[28, 3])`. Check against `unroll`.
+# - Train for `STEPS = 400`. How high does the forecast rise now, and does a step take any longer?
 # - Replace the GRU by `lstm` or `lru`. What changes in the error, in the latency, and in the size of the file?
 # - `python -m experiments.streaming` shows the forecast live in the terminal, at the rate of the sensor, and
 #   `python benchmarks/stream_step.py` compares a step with the least time in which its weights can be read.
