@@ -163,15 +163,16 @@ RATES = (1.0, 0.0) if SMALL else (1.0, 0.75, 0.5, 0.25, 0.0)
 test = [waves(jax.random.key(n), 2 * LENGTH, 4 * BATCH) for n in (1, 2)]
 
 
-def judge(params):
-    def score(batch, rate, key):
-        noisy, clean = batch
-        coins = forcing_mask(key, rate, len(noisy), noisy.shape[1:-1])
-        mask = jnp.where(jnp.arange(len(noisy))[:, None] < WARM_UP, 1.0, coins)
-        ys = forced_unroll(cell, params, noisy, mask, start=jnp.zeros(1), feedback=identity)[1]
-        return vector_scores(ys, clean, tolerance=0.3)
+def score(batch, rate, key):
+    params, noisy, clean = batch
+    coins = forcing_mask(key, rate, len(noisy), noisy.shape[1:-1])
+    mask = jnp.where(jnp.arange(len(noisy))[:, None] < WARM_UP, 1.0, coins)
+    ys = forced_unroll(cell, params, noisy, mask, start=jnp.zeros(1), feedback=identity)[1]
+    return vector_scores(ys, clean, tolerance=0.3)
 
-    return exposure_report(score, test, jax.random.key(4), rates=RATES)
+
+def judge(params):
+    return exposure_report(score, [(params, *batch) for batch in test], jax.random.key(4), rates=RATES)
 
 
 reports = {
