@@ -155,8 +155,8 @@ print("the loss was traced", len(traces), "time(s)")
 # ## Exposure bias
 #
 # `exposure_report` judges a trained generator under less and less truth. Its score here is the squared distance to
-# the wave *without* noise, over sequences twice as long as those of training. The gap between reading the truth (1) and reading
-# only oneself (0) is the exposure bias.
+# the wave *without* noise, over sequences twice as long as those of training. The gap between reading the truth (1) and
+# reading only oneself (0) is the exposure bias.
 
 # %%
 RATES = (1.0, 0.0) if SMALL else (1.0, 0.75, 0.5, 0.25, 0.0)
