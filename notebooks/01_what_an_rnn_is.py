@@ -272,7 +272,8 @@ ax.figure
 # The convolution reads a digit as well as ever, but a feature sees 31 rows: where the digits lie further apart, it
 # cannot know that one came before. The GRU has never seen such gaps either, and its carry takes the first digit across
 # all of them. The bag sees the same rows and more white paper, and does not care.
-#
+
+# %% [markdown]
 # ## What to try next
 #
 # - Draw *one* order and use it for all strips, in training and test. No information is lost, so why do the GRU and the
