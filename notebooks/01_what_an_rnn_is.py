@@ -269,15 +269,15 @@ ax.set_ylim(0, 103)
 ax.figure
 
 # %% [markdown]
-# The convolution reads a digit as well as ever, but a feature sees 31 rows: where the digits lie further apart, it
-# cannot know that one came before. The GRU has never seen such gaps either, and its carry takes the first digit across
-# all of them. The bag sees the same rows and more white paper, and does not care.
+# A feature of the convolution sees 31 rows: where the digits lie further apart than that, none knows which came first.
+# The GRU has never seen such gaps either, and its carry takes the first digit across all of them. The bag sees the same
+# rows and more white paper, and does not care.
 
 # %% [markdown]
 # ## What to try next
 #
-# - Draw *one* order and use it for all strips, in training and test. No information is lost, so why do the GRU and the
-#   convolution lose accuracy? (`rng.permutation(ROWS)` once, then `xs[order]`.)
+# - Draw *one* order and use it for all strips, in training and test. No information is lost: do the GRU and the
+#   convolution lose accuracy, and why? (`rng.permutation(ROWS)` once, then `xs[order]`.)
 # - Take the last output instead of the maximum: `unroll(...)[0]` is the carry after the last row. Which model suffers?
 # - `python -m experiments.order_matters` asks the same of spoken digits, with three seeds, and adds a network that
 #   shares no weights over time.

@@ -249,4 +249,5 @@ print(f"{len(series)} sequences of their own length:", len(traced), "compiled")
 #
 # - `with_layer_norm(gru(32))` or `stack(gru(32), lru(32))` in the place of `cell`: do all numbers above still hold?
 # - Put a reset on a padded step, `resets[t, b]` where `mask[t, b]` is False. Where does the border go?
-# - `rnn_jax.data.batches` groups sequences by length: how much padding does it leave of these 270, at 4 buckets?
+# - `rnn_jax.data.batches` groups sequences by length: how much padding do batches of 12 of all 270 have with
+#   `bucket=1`, and with `bucket=20`?
