@@ -21,6 +21,7 @@
 # %matplotlib inline
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -221,7 +222,8 @@ curves = {}
 for name, one in {"forwards": layer(cells[0]), "both ways": bidirectional(*cells)}.items():
     network = serial(one, layer(dense(len(STATES))))
     params = network.init(jax.random.key(8), len(RESIDUES))
-    reach = saliency(lambda xs, n=network, p=params: n.apply(p, xs)[1][len(xs) // 2].sum(), xs)
+    answer = lambda xs, n=network, p=params: n.apply(p, xs)[1][len(xs) // 2].sum()  # noqa: E731
+    reach = jax.jit(partial(saliency, answer))(xs)
     curves[name] = (np.arange(len(sequence)) - len(sequence) // 2, reach)
 ax = named_curves(
     curves,
