@@ -247,7 +247,8 @@ print(f"{len(series)} sequences of their own length:", len(traced), "compiled")
 # %% [markdown]
 # ## What to try next
 #
-# - `with_layer_norm(gru(32))` or `stack(gru(32), lru(32))` in the place of `cell`: do all numbers above still hold?
+# - Give `naive` the batch with zeros, `xs`, in the place of `dirty`: is its gradient right now? And would it be if the
+#   loss were on the last carry?
 # - Put a reset on a padded step, `resets[t, b]` where `mask[t, b]` is False. Where does the border go?
 # - `rnn_jax.data.batches` groups sequences by length: how much padding do batches of 12 of all 270 have with
 #   `bucket=1`, and with `bucket=20`?
