@@ -93,8 +93,8 @@ language, info = fit(
 
 # %% [markdown]
 # What it costs to say the held-out end of the text, in bits a character, beside two models that are no networks; and
-# what it writes by itself, a character at a time. Twenty seconds of training bring it level with xz, which looks up
-# every repetition in all of the text; the rest is a matter of minutes.
+# what it writes by itself, a character at a time. Twenty seconds of training bring it nearly level with xz, which
+# looks up every repetition in all of the text; the rest is a matter of minutes.
 
 # %%
 held_out = next(iter(windows(streams(test[:-1], 1), streams(test[1:], 1), k1=min(len(test) - 1, 20_000))))
