@@ -191,9 +191,8 @@ beams = jax.jit(lambda params: decode(model, params, beam_search, num_beams=NUM_
 known = test.source_lengths <= LONGEST
 likelier = np.asarray(beams.log_probs[:, 0] > greedily.log_probs + 1e-3)[known].mean()
 print(f"{NUM_BEAMS} beams find a likelier string than greedy for {likelier:.0%} of the sources as long as in training")
-print(
-    f"all right: {whole(greedily.tokens)[known].mean():.1%} greedily, {whole(beams.tokens[..., 0])[known].mean():.1%}"
-)
+right = [whole(tokens)[known].mean() for tokens in (greedily.tokens, beams.tokens[..., 0])]
+print(f"all right: {right[0]:.1%} greedily, {right[1]:.1%} with beams")
 
 # %% [markdown]
 # ## What to try next
