@@ -66,7 +66,7 @@ def take_apart(model: Cell | Layer, params: Params) -> Rows:
 
     Args:
         model: an `lstm`, `gru` or `elman` (tanh or ReLU), a `stack` of them, `bidirectional` ones (merge "concat"), or
-            a `serial` of such layers. How it was initialised does not matter.
+            a `serial` of such layers. All `elman` have one activation. How it was initialised does not matter.
         params: its parameters, not perturbed.
 
     Returns:
@@ -128,17 +128,17 @@ def _walk(params: Any, reverse: bool, activation: str) -> Walk:
 def _equal(model: Cell | Layer, params: Params, other: Converted) -> bool:
     """Whether two networks with equal parameters are equal, on random inputs, and where memory cells only grow."""
     ours, theirs = (one if isinstance(one, Layer) else layer(one) for one in (model, other.model))
-    size = jax.tree.leaves(other.params)[0].shape[0]  # w_x comes first
-    xs = jax.random.normal(jax.random.key(0), (5, 2, size))
-    grown = jax.tree.map(lambda leaf: jnp.full_like(leaf, 8.0 if leaf.ndim == 1 else 0.0), params)
-    probes = [(params, xs, jnp.array([5, 3])), (grown, jnp.zeros((LONG, 1, size)), None)]
-    for number, (own, inputs, lengths) in enumerate(probes):
-        if number and not any(isinstance(leaf, LSTMParams) for leaf in jax.tree.leaves(params, is_leaf=_is_lstm)):
-            break
-        found = [jax.jit(one.apply)(own, inputs, lengths=lengths) for one in (ours, theirs)]
-        if not _close(*found):
-            return False
-    return True
+    w_x = jax.tree.leaves(other.params)[0]
+    size, dtype = w_x.shape[0], w_x.dtype
+    probes: list[tuple[Params, Array, Array | None]] = [
+        (params, jax.random.normal(jax.random.key(0), (5, 2, size), dtype), jnp.array([5, 3]))
+    ]
+    if any(_is_lstm(node) for node in jax.tree.leaves(params, is_leaf=_is_lstm)):
+        grown = jax.tree.map(lambda leaf: jnp.full_like(leaf, 8.0 if leaf.ndim == 1 else 0.0), params)
+        probes.append((grown, jnp.zeros((LONG, 1, size), dtype), None))
+    return all(
+        _close(*(jax.jit(one.apply)(own, xs, lengths=lengths) for one in (ours, theirs))) for own, xs, lengths in probes
+    )
 
 
 def _is_lstm(node: Any) -> bool:

@@ -46,6 +46,12 @@ def test_every_block_gets_the_radius(cell) -> None:
     np.testing.assert_allclose(blocks[0] / before, np.broadcast_to((blocks[0] / before)[0, 0], before.shape), rtol=1e-5)
 
 
+@pytest.mark.parametrize("block", [np.zeros((3, 3)), np.triu(np.ones((3, 3)), 1)], ids=["zero", "nilpotent"])
+def test_a_block_without_a_radius_is_not_scaled_to_something(block) -> None:
+    params = elman(3).init(KEY, 2)._replace(w_h=jnp.asarray(block, jnp.float32))
+    assert jnp.isnan(with_spectral_radius(params, 0.9).w_h).any()
+
+
 @pytest.mark.parametrize(
     ("cell", "kept", "others"),
     [

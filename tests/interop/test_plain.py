@@ -65,3 +65,11 @@ def test_other_cells_and_drawn_masks_are_refused() -> None:
     drawn = dropped.perturb(jax.random.key(0), dropped.init(jax.random.key(0), 2), (4, 1, 2))
     with pytest.raises(ValueError, match="`params` must be"):
         take_apart(dropped, drawn)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+def test_parameters_keep_their_dtype(dtype, x64: None) -> None:
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), gru(3).init(jax.random.key(0), 2))
+    ((walk,),) = take_apart(gru(3), params)
+    jax.tree.map(np.testing.assert_array_equal, walk.params, params)
+    assert walk.params.w_x.dtype == dtype
