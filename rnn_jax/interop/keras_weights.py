@@ -12,7 +12,8 @@ from rnn_jax.cells.elman import ElmanParams
 from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.interop.converted import Converted
-from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble, take_apart
+from rnn_jax.interop.one_cell import refuse_options
+from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble, hidden_size, take_apart
 from rnn_jax.types import Cell, Layer, Params
 
 ACTIVATIONS_OF = {"SimpleRNN": tuple(ACTIVATIONS), "LSTM": ("tanh",), "GRU": ("tanh",)}
@@ -158,21 +159,13 @@ def _walk(keras: Any, one: Any, *, reverse: bool) -> Walk:
 
 def _layer(keras: Any, walk: Walk) -> Any:
     """A layer of Keras, without its weights, or why there is none."""
-    params, size = walk.params, np.shape(walk.params.w_h)[0]
+    refuse_options(walk, "model", "Keras")
+    params, size = walk.params, hidden_size(walk.params)
     options = {"return_sequences": True, "go_backwards": walk.reverse, "dtype": params.w_x.dtype.name}
     if isinstance(params, ElmanParams):
         return keras.layers.SimpleRNN(size, activation=walk.activation, **options)
     if isinstance(params, GRUParams):
         return keras.layers.GRU(size, reset_after=params.b_hn is not None, **options)
-    reasons = {
-        "peepholes": params.w_peephole is not None,
-        "a projection": params.w_projection is not None,
-        "layer norm": params.norm is not None,
-        "coupled gates": len(params.b) != 4 * size,
-    }
-    for reason, there in reasons.items():
-        if there:
-            raise ValueError(f"`model` must have an lstm without {reason} for Keras, which knows none")
     return keras.layers.LSTM(size, **options)
 
 

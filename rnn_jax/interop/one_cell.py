@@ -1,11 +1,12 @@
 """One plain cell for a library that has cells and no options: found and proved, or refused with the reason."""
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from rnn_jax import checks
 from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
-from rnn_jax.interop.plain import Walk, take_apart
+from rnn_jax.interop.plain import Walk, is_coupled, take_apart
 from rnn_jax.types import Cell, Params
 
 
@@ -32,27 +33,46 @@ def one_cell(cell: Cell, params: Params, library: str, reset: Literal["after", "
         ((walk,),) = take_apart(cell, params)
     except ValueError as error:
         raise ValueError(str(error).replace("`model`", "`cell`")) from None
-    refuse_options(walk, "cell", library, reset)
+    refuse_options(walk, "cell", library, reset=reset)
     return walk
 
 
-def refuse_options(walk: Walk, name: str, library: str, reset: Literal["after", "before"]) -> None:
-    """Raises ValueError if a cell, the argument `name`, has what the cells of `library` lack."""
+def refuse_options(
+    walk: Walk,
+    name: str,
+    library: str,
+    *,
+    reset: Literal["after", "before"] | None = None,
+    allowed: Collection[str] = (),
+) -> None:
+    """Refuses a cell that has what the cells of a library lack.
+
+    Args:
+        walk: the cell.
+        name: of the argument that holds it, for the error.
+        library: its name, for the error.
+        reset: where the GRU of the library resets; None if it has both.
+        allowed: the options of an LSTM that the library has, of "peepholes", "a projection", "coupled gates" and
+            "layer norm".
+
+    Raises:
+        ValueError: names what is lacking.
+    """
     params: Any = walk.params
-    if isinstance(params, GRUParams) and (ours := "before" if params.b_hn is None else "after") != reset:
-        raise ValueError(
-            f"`{name}` is a GRU that resets {ours} the recurrent product and that of {library} {reset} it: they are "
-            f'different functions, and no weights make them equal; train gru(..., reset="{reset}")'
-        )
+    if isinstance(params, GRUParams) and reset is not None:
+        ours = "before" if params.b_hn is None else "after"
+        if ours != reset:
+            raise ValueError(
+                f"`{name}` is a GRU that resets {ours} the recurrent product and that of {library} {reset} it: they "
+                f'are different functions, and no weights make them equal; train gru(..., reset="{reset}")'
+            )
     if isinstance(params, LSTMParams):
-        w_h: Any = params.w_h
-        size = w_h.shape[0] if params.w_projection is None else params.w_projection.shape[0]
         options = {
             "peepholes": params.w_peephole is not None,
             "a projection": params.w_projection is not None,
-            "coupled gates": w_h.shape[1] == 3 * size,
+            "coupled gates": is_coupled(params),
             "layer norm": params.norm is not None,
         }
-        if any(options.values()):
-            has = ", ".join(option for option, there in options.items() if there)
-            raise ValueError(f"`{name}` must be a plain lstm, all that {library} has; got one with {has}")
+        has = [option for option, there in options.items() if there and option not in allowed]
+        if has:
+            raise ValueError(f"`{name}` must be an lstm without {' and '.join(has)} for {library}, which has none")

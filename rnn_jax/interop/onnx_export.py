@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnn_jax.cells.elman import ElmanParams
 from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
+from rnn_jax.interop.one_cell import refuse_options
 from rnn_jax.interop.onnx_graph import GATE_ORDER, PEEPHOLE_ORDER, require_onnx
-from rnn_jax.interop.plain import Walk, take_apart
+from rnn_jax.interop.plain import KINDS, Walk, hidden_size, is_coupled, take_apart
 from rnn_jax.types import Cell, Layer, Params
 
 OPSET = 17
@@ -78,20 +78,11 @@ def to_onnx(
         raise FileExistsError(f"{path} exists; to_onnx overwrites nothing")
     rows = take_apart(model, params)
     for walk in (walk for row in rows for walk in row):
-        _check_has_node(walk)
+        refuse_options(walk, "model", "ONNX", allowed=("peepholes", "coupled gates"))
     file = _build(onnx, rows, lengths, carry)
     onnx.checker.check_model(file, full_check=True)
     with path.open("xb") as target:
         target.write(file.SerializeToString())
-
-
-def _check_has_node(walk: Walk) -> None:
-    if not isinstance(walk.params, LSTMParams):
-        return
-    if walk.params.w_projection is not None:
-        raise ValueError("`model` must have no LSTM with a projection: h of ONNX's LSTM is as large as c")
-    if walk.params.norm is not None:
-        raise ValueError("`model` must have no LSTM with layer norm: ONNX's LSTM has no norm between its gates")
 
 
 class _Graph:
@@ -126,7 +117,7 @@ def _build(onnx: Any, rows: Any, lengths: bool, carry: bool) -> Any:
     below = graph.port(graph.inputs, "xs", ["T", "B", rows[0][0].params.w_x.shape[0]], "inputs, time first")
     graph.constant("first_axis", np.array([0]))
     graph.constant("second_axis", np.array([1]))
-    graph.port(graph.outputs, "ys", ["T", "B", sum(_size(walk) for walk in rows[-1])], "outputs")
+    graph.port(graph.outputs, "ys", ["T", "B", sum(hidden_size(walk.params) for walk in rows[-1])], "outputs")
     real = _lengths(graph) if lengths else None
     layers: list[list[str]] = []
     for index, row in enumerate(rows):
@@ -171,7 +162,7 @@ def _lengths(graph: _Graph) -> _Real:
 def _walk(graph: _Graph, name: str, walk: Walk, xs: str, real: _Real | None, carry: bool) -> str:
     """Adds one direction of one layer, and returns the name of its outputs [T, B, H]."""
     inner = f"layer{name}"
-    size, kind = _size(walk), _kind(walk)
+    size, kind = hidden_size(walk.params), KINDS[type(walk.params)]
     parts = [""] if kind != "LSTM" else ["/h", "/c"]
     states = [f"initial{name}{part}" for part in parts] if carry else []
     for state in states:
@@ -200,32 +191,25 @@ def _walk(graph: _Graph, name: str, walk: Walk, xs: str, real: _Real | None, car
     return graph.node("Squeeze", [f"{inner}/Y", "second_axis"], f"{inner}/ys")
 
 
-def _kind(walk: Walk) -> str:
-    return {LSTMParams: "LSTM", GRUParams: "GRU", ElmanParams: "RNN"}[type(walk.params)]
-
-
 def _title(walk: Walk) -> str:
     way = " backwards" if walk.reverse else ""
-    return f"{_kind(walk)}({_size(walk)}){way}"
-
-
-def _size(walk: Walk) -> int:
-    params: Any = walk.params
-    return params.w_h.shape[0]
+    return f"{KINDS[type(walk.params)]}({hidden_size(walk.params)}){way}"
 
 
 def _weights(walk: Walk) -> dict[str, np.ndarray]:
     """The inputs W, R, B and P of a node, without the axis of directions."""
-    params, kind = walk.params, _kind(walk)
+    params: Any = walk.params
+    kind = KINDS[type(params)]
     blocks = {"W": params.w_x, "R": params.w_h, "B": params.b}
-    coupled = kind == "LSTM" and params.b.shape[0] == 3 * _size(walk)
+    coupled = isinstance(params, LSTMParams) and is_coupled(params)
     found = {key: _reorder(value, kind, coupled) for key, value in blocks.items()}
     inside = np.zeros_like(found["B"])
     if isinstance(params, GRUParams) and params.b_hn is not None:
         inside[-len(params.b_hn) :] = params.b_hn
     found["B"] = np.concatenate([found["B"], inside])
-    if isinstance(params, LSTMParams) and params.w_peephole is not None:
-        rows = [-params.w_peephole[0], *params.w_peephole] if coupled else params.w_peephole
+    peephole: Any = getattr(params, "w_peephole", None)
+    if peephole is not None:
+        rows = [-peephole[0], *peephole] if coupled else peephole
         found["P"] = np.concatenate([np.asarray(rows[index], np.float32) for index in PEEPHOLE_ORDER])
     return found
 

@@ -21,6 +21,9 @@ from rnn_jax.types import Array, Cell, Layer, Params
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 """What an `elman` that is taken apart may have."""
 
+KINDS = {LSTMParams: "LSTM", GRUParams: "GRU", ElmanParams: "RNN"}
+"""What torch, cuDNN and ONNX call our cells, by the type of their parameters."""
+
 LONG = 256
 """Steps after which a memory cell that only adds has passed any clip that matters."""
 
@@ -111,18 +114,28 @@ def _walk(params: Any, reverse: bool, activation: str) -> Walk:
         raise ValueError("`params` must be trained parameters, got some with a mask drawn in by `perturb`")
     if isinstance(params, ElmanParams):
         return Walk(elman(params.b.shape[0], activation=ACTIVATIONS[activation]), params, reverse, activation)
-    below, columns = params.w_h.shape
     if isinstance(params, GRUParams):
-        return Walk(gru(below) if params.b_hn is not None else gru(below, reset="before"), params, reverse)
-    size = below if params.w_projection is None else params.w_projection.shape[0]
+        size = params.w_h.shape[0]
+        return Walk(gru(size) if params.b_hn is not None else gru(size, reset="before"), params, reverse)
     cell = lstm(
-        size,
+        hidden_size(params),
         peephole=params.w_peephole is not None,
-        projection=None if params.w_projection is None else below,
-        coupled=columns == 3 * size,
+        projection=None if params.w_projection is None else params.w_h.shape[0],
+        coupled=is_coupled(params),
         layer_norm=params.norm is not None,
     )
     return Walk(cell, params, reverse)
+
+
+def hidden_size(params: Any) -> int:
+    """H, which is not the size of the output where an LSTM has a projection."""
+    projection = getattr(params, "w_projection", None)
+    return np.shape(params.w_h if projection is None else projection)[0]
+
+
+def is_coupled(params: LSTMParams) -> bool:
+    """Whether the input gate of an LSTM is 1 - f and has no weights."""
+    return np.shape(params.b)[0] == 3 * hidden_size(params)
 
 
 def _equal(model: Cell | Layer, params: Params, other: Converted) -> bool:

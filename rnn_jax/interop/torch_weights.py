@@ -12,7 +12,8 @@ from rnn_jax.cells.elman import ElmanParams
 from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.interop.converted import Converted
-from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble, take_apart
+from rnn_jax.interop.one_cell import refuse_options
+from rnn_jax.interop.plain import ACTIVATIONS, KINDS, Walk, assemble, hidden_size, take_apart
 from rnn_jax.types import Array, Cell, Layer, Params
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -141,36 +142,10 @@ def to_torch(model: Cell | Layer, params: Params) -> TorchWeights:
     return TorchWeights(kind, options, weights)
 
 
-def _kind(walk: Walk) -> str:
-    """The class in torch.nn, or why there is none."""
-    params = walk.params
-    if isinstance(params, ElmanParams):
-        return "RNN"
-    if isinstance(params, GRUParams):
-        if params.b_hn is None:
-            raise ValueError(
-                '`model` must have gru(reset="after") for torch, whose GRU is another function than "before"'
-            )
-        return "GRU"
-    reasons = {
-        "peepholes": params.w_peephole is not None,
-        "layer norm": params.norm is not None,
-        "coupled gates": len(params.b) != 4 * _size(walk),
-    }
-    for reason, there in reasons.items():
-        if there:
-            raise ValueError(f"`model` must have an lstm without {reason} for torch, which knows none")
-    return "LSTM"
-
-
 def _shape(walk: Walk) -> tuple[str, int, int]:
     """The class in torch.nn, H, and the size of the output."""
-    return _kind(walk), _size(walk), np.shape(walk.params.w_h)[0]
-
-
-def _size(walk: Walk) -> int:
-    projection = getattr(walk.params, "w_projection", None)
-    return np.shape(walk.params.w_h if projection is None else projection)[0]
+    refuse_options(walk, "model", "torch", reset="after", allowed=("a projection",))
+    return KINDS[type(walk.params)], hidden_size(walk.params), np.shape(walk.params.w_h)[0]
 
 
 def _named(walk: Walk) -> dict[str, np.ndarray]:
@@ -178,7 +153,7 @@ def _named(walk: Walk) -> dict[str, np.ndarray]:
     params = walk.params
     bias = np.zeros_like(params.b)
     if isinstance(params, GRUParams):
-        bias[-_size(walk) :] = params.b_hn
+        bias[-hidden_size(params) :] = params.b_hn
     named = {"weight_ih": params.w_x.T, "weight_hh": np.asarray(params.w_h).T, "bias_ih": params.b, "bias_hh": bias}
     if isinstance(params, LSTMParams) and params.w_projection is not None:
         named["weight_hr"] = params.w_projection.T

@@ -80,8 +80,8 @@ def test_our_cells_become_modules_of_equinox(cell: Any) -> None:
             "`cell` is a GRU that resets before the recurrent product and that of equinox after it",
         ),
         (elman(4), "`cell` must be an lstm or gru: equinox has no plain recurrent cell, got an elman"),
-        (lstm(4, projection=2), "`cell` must be a plain lstm, all that equinox has; got one with a projection"),
-        (lstm(4, coupled=True), "got one with coupled gates"),
+        (lstm(4, projection=2), "`cell` must be an lstm without a projection for equinox"),
+        (lstm(4, coupled=True), "`cell` must be an lstm without coupled gates for equinox"),
         (
             stack(lstm(4), lstm(4)),
             "`cell` must be an lstm, gru or elman, got a stack of 2; convert its cells one by one",

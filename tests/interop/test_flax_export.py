@@ -98,8 +98,11 @@ def test_the_gru_of_nnx_has_no_place_for_b_hn() -> None:
     ("cell", "reason"),
     [
         (gru(4, reset="before"), r"`cell` is a GRU that resets before .* flax after it: they are different functions"),
-        (lstm(4, peephole=True, projection=2), "all that flax has; got one with peepholes, a projection"),
-        (lstm(4, coupled=True, layer_norm=True), "all that flax has; got one with coupled gates, layer norm"),
+        (lstm(4, peephole=True, projection=2), "`cell` must be an lstm without peepholes and a projection for flax"),
+        (
+            lstm(4, coupled=True, layer_norm=True),
+            "`cell` must be an lstm without coupled gates and layer norm for flax",
+        ),
         (elman(4, activation=jnp.sin), r"`cell` must compute what plain lstm, gru or elman \(tanh, relu\) cells do"),
         (
             stack(lstm(4), gru(4)),

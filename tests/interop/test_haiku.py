@@ -121,8 +121,8 @@ def test_what_is_no_core_is_refused() -> None:
     [
         (gru(4), "`model` is a GRU that resets after the recurrent product and that of haiku before it"),
         (elman(4), "`model` must have activation=jax.nn.relu, as hk.VanillaRNN has, got tanh"),
-        (lstm(4, peephole=True), "`model` must be a plain lstm, all that haiku has; got one with peepholes"),
-        (stack(lstm(4), lstm(4, layer_norm=True)), "all that haiku has; got one with layer norm"),
+        (lstm(4, peephole=True), "`model` must be an lstm without peepholes for haiku"),
+        (stack(lstm(4), lstm(4, layer_norm=True)), "`model` must be an lstm without layer norm for haiku"),
         (bidirectional(lstm(4), lstm(4)), "`model` must walk forwards"),
         (layer(lstm(4), reverse=True), "`model` must walk forwards"),
         (lru(4), "`model` must be a Cell or a Layer"),

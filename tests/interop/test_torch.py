@@ -167,7 +167,10 @@ def test_networks_of_ours_have_equal_numbers_in_torch(kind, options, tmp_path):
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        (gru(3, reset="before"), r'`model` must have gru\(reset="after"\) for torch'),
+        (
+            gru(3, reset="before"),
+            "`model` is a GRU that resets before the recurrent product and that of torch after it",
+        ),
         (lstm(3, peephole=True), "an lstm without peepholes for torch"),
         (lstm(3, layer_norm=True), "an lstm without layer norm for torch"),
         (lstm(3, coupled=True), "an lstm without coupled gates for torch"),
