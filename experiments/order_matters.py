@@ -35,8 +35,7 @@ and order, accuracy by length, report.md.
 
 import bisect
 import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +51,7 @@ from experiments._many import fit_many, grid
 from experiments._spoken_numbers import MEL, ORDERS, TASKS, Recordings, load_numbers, places, say
 from experiments.claims import at_least, at_most, within
 from experiments.cli import main
-from rnn_jax import checks, dense, gru, unroll
+from rnn_jax import checks, dense, gru, tree, unroll
 from rnn_jax.data.spoken_digits import SPOKEN_DIGITS_RATE
 from rnn_jax.losses import token_nll
 from rnn_jax.metrics import mean_value, tally
@@ -200,7 +199,7 @@ MODELS = {"gru": recurrent, "convolution": convolution, "bag": bag, "unshared": 
 
 def count_params(model: Model) -> int:
     """How many numbers are trained."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
+    return tree.size(jax.eval_shape(model.init, jax.random.key(0)))
 
 
 def build(name: str, config: Config) -> Model:
@@ -257,13 +256,21 @@ def understood(model: Model, params: Any, xs: jax.Array) -> jax.Array:
     return jax.lax.map(lambda own: model.logits(own, xs).argmax(-1), params)
 
 
-def judge(config: Config, model: Model, params: Any, heard: Recordings, task: str, num_frames: int) -> np.ndarray:
-    """The share of test sequences of which all that is said is understood, [orders, seeds], as `params` are."""
+def judge(
+    config: Config, model: Model, params: Sequence[Any], heard: Recordings, task: str, num_frames: int
+) -> np.ndarray:
+    """The share of test sequences of which all that is said is understood, [orders, seeds].
+
+    Args:
+        config: says how many sequences, and their noise.
+        model: what hears them.
+        params: with leaves [seeds, ...], of models for the first of ORDERS, or for all.
+        heard, task, num_frames: as `say` takes them.
+    """
     rng = np.random.default_rng([config.seed, 2])
     spoken = say(rng, heard, task, config.test_sequences, num_frames, config.noise)
     shares = []
-    for order, at in enumerate(places(rng, num_frames, config.test_sequences, config.seed)):
-        own = jax.tree.map(lambda leaf, order=order: leaf[order], params)
+    for own, at in zip(params, places(rng, num_frames, config.test_sequences, config.seed), strict=False):
         found = np.asarray(understood(model, own, np.take_along_axis(spoken.xs, at[..., None], axis=0)))
         right = found == spoken.digits
         shares.append((right[..., 0] & (right[..., 1] | (task == "one"))).mean(1))
@@ -278,18 +285,14 @@ def contrasts(found: dict[str, np.ndarray], longer: dict[str, np.ndarray]) -> di
         longer: [lengths, seeds] of numbers by model.
     """
     mean = {name: values.mean(2) for name, values in found.items()}
-    told = {}
+    told: dict[str, float] = {}
     for name, values in mean.items():
-        told |= {
-            f"{name}_{task}_true_minus_shuffled": float(v[0] - v[2]) for task, v in zip(TASKS, values, strict=True)
-        }
-        told |= {
-            f"{name}_{task}_true_minus_permuted": float(v[0] - v[1]) for task, v in zip(TASKS, values, strict=True)
-        }
-        if name != "bag" and "bag" in mean:
-            told |= {
-                f"{name}_{task}_minus_bag": float(values[i, 0] - mean["bag"][i, 0]) for i, task in enumerate(TASKS)
-            }
+        for i, task in enumerate(TASKS):
+            true, permuted, shuffled = values[i].tolist()
+            told[f"{name}_{task}_true_minus_shuffled"] = true - shuffled
+            told[f"{name}_{task}_true_minus_permuted"] = true - permuted
+            if name != "bag" and "bag" in mean:
+                told[f"{name}_{task}_minus_bag"] = true - float(mean["bag"][i, 0])
     return told | {f"{name}_longest_minus_trained": float((v[-1] - v[0]).mean()) for name, v in longer.items()}
 
 
@@ -346,13 +349,16 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         for number, name in enumerate(config.models):
             model = build(name, config)
             params = train(config, model, heard, run_dir / name)
-            by_task = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(TASKS))]
+            own = [
+                [jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], params) for j in range(len(ORDERS))]
+                for i in range(len(TASKS))
+            ]
             found[name] = np.stack(
-                [judge(config, model, by_task[i], tests, task, config.num_frames) for i, task in enumerate(TASKS)]
+                [judge(config, model, own[i], tests, task, config.num_frames) for i, task in enumerate(TASKS)]
             )
             if name != "unshared":  # it cannot be run on any other length
                 longer[name] = np.stack(
-                    [judge(config, model, by_task[1], tests, "two", length)[0] for length in config.lengths]
+                    [judge(config, model, own[1][:1], tests, "two", length)[0] for length in config.lengths]
                 )
             metrics[f"{name}_params"] = count_params(model)
             for (i, task), (j, order) in itertools.product(enumerate(TASKS), enumerate(ORDERS)):

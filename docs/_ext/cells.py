@@ -1,5 +1,6 @@
 """The gallery of cells: one function over the table `CELLS`. Costs are counted in the traced step, never typed."""
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
@@ -111,6 +112,7 @@ def is_linear(name: str) -> bool:
     return isinstance(CELLS[name](4), LinearCell)
 
 
+@functools.cache
 def cost(name: str, input_size: int, hidden_size: int) -> Cost:
     """Counts what one step of one row costs, by tracing it; for a convolution, of one pixel far from the border."""
     cell = _cell(name, hidden_size)
@@ -172,6 +174,7 @@ class Formulas(NamedTuple):
     products: str
 
 
+@functools.cache
 def formulas(name: str) -> Formulas:
     """Fits the costs at nine sizes."""
     sizes = [(i, h) for i in (6, 10, 22) for h in (8, 16, 40)]

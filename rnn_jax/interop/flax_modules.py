@@ -42,25 +42,9 @@ class LinenRNN(nn.Module):
     cell: Cell | LinearCell | Layer
     strategy: Strategy = Auto()
 
-    def __call__(
-        self,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-    ) -> Array:
-        """The outputs of `unroll`.
-
-        Args:
-            xs: [T, *batch, I].
-            carry, lengths, mask, resets: as in `rnn_jax.unroll`.
-
-        Returns:
-            ys [T, *batch, O].
-        """
-        return self.unroll(xs, carry, lengths=lengths, mask=mask, resets=resets)[1]
+    def __call__(self, xs: Array, carry: Carry | None = None, **options: Any) -> Array:
+        """The outputs ys [T, *batch, O] of `unroll`, which says what the arguments are."""
+        return self.unroll(xs, carry, **options)[1]
 
     @nn.compact
     def unroll(
@@ -134,27 +118,9 @@ class NnxRNN(nnx.Module):
         """The parameters as the cell takes them: arrays, and no variables."""
         return jax.tree.map(lambda one: one[...], self.params, is_leaf=lambda one: isinstance(one, nnx.Variable))
 
-    def __call__(
-        self,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        rngs: nnx.Rngs | None = None,
-    ) -> Array:
-        """The outputs of `unroll`.
-
-        Args:
-            xs: [T, *batch, I].
-            carry, lengths, mask, resets: as in `rnn_jax.unroll`.
-            rngs: its stream "dropout" draws the noise of the cell (`with_dropout`); without it, noise is expectation.
-
-        Returns:
-            ys [T, *batch, O].
-        """
-        return self.unroll(xs, carry, lengths=lengths, mask=mask, resets=resets, rngs=rngs)[1]
+    def __call__(self, xs: Array, carry: Carry | None = None, **options: Any) -> Array:
+        """The outputs ys [T, *batch, O] of `unroll`, which says what the arguments are."""
+        return self.unroll(xs, carry, **options)[1]
 
     def unroll(
         self,
@@ -169,7 +135,9 @@ class NnxRNN(nnx.Module):
         """The final carry and the outputs.
 
         Args:
-            xs, carry, lengths, mask, resets, rngs: as in a call.
+            xs: [T, *batch, I].
+            carry, lengths, mask, resets: as in `rnn_jax.unroll`.
+            rngs: its stream "dropout" draws the noise of the cell (`with_dropout`); without it, noise is expectation.
 
         Returns:
             `(carry, ys)`, ys [T, *batch, O].

@@ -13,7 +13,7 @@ from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.interop.converted import Converted
 from rnn_jax.interop.one_cell import refuse_options
-from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble, hidden_size, take_apart
+from rnn_jax.interop.plain import ACTIVATIONS, Walk, assemble, hidden_size, recurrent_bias, reset_after, take_apart
 from rnn_jax.types import Cell, Layer, Params
 
 ACTIVATIONS_OF = {"SimpleRNN": tuple(ACTIVATIONS), "LSTM": ("tanh",), "GRU": ("tanh",)}
@@ -150,11 +150,8 @@ def _walk(keras: Any, one: Any, *, reverse: bool) -> Walk:
     w_x, w_h, b = (jnp.asarray(_swap(value)) for value in (w_x, w_h, b))
     if not one.reset_after:
         return Walk(gru(size, reset="before"), GRUParams(w_x=w_x, w_h=w_h, b=b), reverse)
-    b_hn = jnp.zeros(size, b.dtype)
-    if biases:
-        b_hn = b[1, 2 * size :]
-        b = b[0] + b[1].at[2 * size :].set(0)
-    return Walk(gru(size), GRUParams(w_x=w_x, w_h=w_h, b=b, b_hn=b_hn), reverse)
+    on_x, on_h = b if biases else (b, jnp.zeros_like(b))
+    return Walk(gru(size), reset_after(w_x, w_h, on_x, on_h), reverse)
 
 
 def _layer(keras: Any, walk: Walk) -> Any:
@@ -171,14 +168,12 @@ def _layer(keras: Any, walk: Walk) -> Any:
 
 def _weights(walk: Walk) -> list[np.ndarray]:
     """The weights of one direction of one layer, in the order of Keras: kernel, recurrent kernel, bias."""
-    params, size = walk.params, np.shape(walk.params.w_h)[0]
+    params = walk.params
     weights = [np.asarray(value) for value in (params.w_x, params.w_h, params.b)]
     if not isinstance(params, GRUParams):
         return weights
     if params.b_hn is not None:
-        inside = np.zeros_like(weights[2])
-        inside[2 * size :] = params.b_hn
-        weights[2] = np.stack([weights[2], inside])
+        weights[2] = np.stack([weights[2], recurrent_bias(params)])
     return [_swap(value) for value in weights]
 
 

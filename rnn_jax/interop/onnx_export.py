@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.interop.one_cell import refuse_options
 from rnn_jax.interop.onnx_graph import GATE_ORDER, PEEPHOLE_ORDER, require_onnx
-from rnn_jax.interop.plain import KINDS, Walk, hidden_size, is_coupled, take_apart
+from rnn_jax.interop.plain import KINDS, Walk, hidden_size, is_coupled, recurrent_bias, take_apart
 from rnn_jax.types import Cell, Layer, Params
 
 OPSET = 17
@@ -200,13 +199,10 @@ def _weights(walk: Walk) -> dict[str, np.ndarray]:
     """The inputs W, R, B and P of a node, without the axis of directions."""
     params: Any = walk.params
     kind = KINDS[type(params)]
-    blocks = {"W": params.w_x, "R": params.w_h, "B": params.b}
+    blocks = {"W": params.w_x, "R": params.w_h, "B": params.b, "on_h": recurrent_bias(params)}
     coupled = isinstance(params, LSTMParams) and is_coupled(params)
     found = {key: _reorder(value, kind, coupled) for key, value in blocks.items()}
-    inside = np.zeros_like(found["B"])
-    if isinstance(params, GRUParams) and params.b_hn is not None:
-        inside[-len(params.b_hn) :] = params.b_hn
-    found["B"] = np.concatenate([found["B"], inside])
+    found["B"] = np.concatenate([found["B"], found.pop("on_h")])
     peephole: Any = getattr(params, "w_peephole", None)
     if peephole is not None:
         rows = [-peephole[0], *peephole] if coupled else peephole

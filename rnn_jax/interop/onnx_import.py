@@ -14,7 +14,7 @@ from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMCarry, LSTMParams
 from rnn_jax.interop.onnx_activations import activations_of
 from rnn_jax.interop.onnx_graph import GATE_ORDER, PEEPHOLE_ORDER, Graph, require_onnx
-from rnn_jax.interop.plain import Walk, assemble
+from rnn_jax.interop.plain import Walk, assemble, reset_after
 from rnn_jax.layers import Directions
 from rnn_jax.types import Carry, Cell, Layer, Params
 
@@ -258,9 +258,7 @@ def _walk(kind: str, weights: dict[str, Any], function: Any, attributes: dict[st
     if kind == "GRU":
         if not attributes.get("linear_before_reset", 0):
             return Walk(gru(size, reset="before"), GRUParams(**arrays))
-        gates = np.concatenate([on_h[: 2 * size], zeros[2 * size :]])
-        arrays |= {"b": jnp.asarray(on_x + gates), "b_hn": jnp.asarray(on_h[2 * size :])}
-        return Walk(gru(size), GRUParams(**arrays))
+        return Walk(gru(size), reset_after(arrays["w_x"], arrays["w_h"], jnp.asarray(on_x), jnp.asarray(on_h)))
     peephole = None if weights["P"] is None else weights["P"].reshape(3, size)[list(PEEPHOLE_ORDER)]
     coupled = bool(attributes.get("input_forget", 0))
     if coupled:  # i = sigmoid(a), f = 1 - i = sigmoid(-a)

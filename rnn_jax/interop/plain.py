@@ -138,6 +138,20 @@ def is_coupled(params: LSTMParams) -> bool:
     return np.shape(params.b)[0] == 3 * hidden_size(params)
 
 
+def recurrent_bias(params: LSTMParams | GRUParams | ElmanParams) -> np.ndarray:
+    """The second bias of libraries that have two a gate: zero but for the b_hn of a GRU, in our order of gates."""
+    bias = np.zeros_like(params.b)
+    if isinstance(params, GRUParams) and params.b_hn is not None:
+        bias[-hidden_size(params) :] = params.b_hn
+    return bias
+
+
+def reset_after(w_x: Array, w_h: Array, on_x: Array, on_h: Array) -> GRUParams:
+    """The parameters of a GRU that resets after the product, of two biases [3H] in our order of gates."""
+    gates = 2 * w_h.shape[0]
+    return GRUParams(w_x=w_x, w_h=w_h, b=on_x + on_h.at[gates:].set(0), b_hn=on_h[gates:])
+
+
 def _equal(model: Cell | Layer, params: Params, other: Converted) -> bool:
     """Whether two networks with equal parameters are equal, on random inputs, and where memory cells only grow."""
     ours, theirs = (one if isinstance(one, Layer) else layer(one) for one in (model, other.model))

@@ -9,11 +9,19 @@ import numpy as np
 from rnn_jax import checks
 from rnn_jax.cells import elman, gru, lstm
 from rnn_jax.cells.elman import ElmanParams
-from rnn_jax.cells.gru import GRUParams
 from rnn_jax.cells.lstm import LSTMParams
 from rnn_jax.interop.converted import Converted
 from rnn_jax.interop.one_cell import refuse_options
-from rnn_jax.interop.plain import ACTIVATIONS, KINDS, Walk, assemble, hidden_size, take_apart
+from rnn_jax.interop.plain import (
+    ACTIVATIONS,
+    KINDS,
+    Walk,
+    assemble,
+    hidden_size,
+    recurrent_bias,
+    reset_after,
+    take_apart,
+)
 from rnn_jax.types import Array, Cell, Layer, Params
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -151,10 +159,12 @@ def _shape(walk: Walk) -> tuple[str, int, int]:
 def _named(walk: Walk) -> dict[str, np.ndarray]:
     """The weights of one direction of one layer, by torch's names."""
     params = walk.params
-    bias = np.zeros_like(params.b)
-    if isinstance(params, GRUParams):
-        bias[-hidden_size(params) :] = params.b_hn
-    named = {"weight_ih": params.w_x.T, "weight_hh": np.asarray(params.w_h).T, "bias_ih": params.b, "bias_hh": bias}
+    named = {
+        "weight_ih": params.w_x.T,
+        "weight_hh": np.asarray(params.w_h).T,
+        "bias_ih": params.b,
+        "bias_hh": recurrent_bias(params),
+    }
     if isinstance(params, LSTMParams) and params.w_projection is not None:
         named["weight_hr"] = params.w_projection.T
     return {name: np.array(value, order="C") for name, value in named.items()}
@@ -206,9 +216,7 @@ def _convert(weights: _Weights, mode: str, reverse: bool) -> Walk:
     w_x, w_h = weights.ih.T, weights.hh.T
     size = w_h.shape[1] // GATES[mode]
     if mode == "GRU":
-        inside = weights.b_hh[2 * size :]
-        b = weights.b_ih + jnp.concatenate([weights.b_hh[: 2 * size], jnp.zeros_like(inside)])
-        return Walk(gru(size), GRUParams(w_x=w_x, w_h=w_h, b=b, b_hn=inside), reverse)
+        return Walk(gru(size), reset_after(w_x, w_h, weights.b_ih, weights.b_hh), reverse)
     b = weights.b_ih + weights.b_hh
     if mode == "LSTM":
         if weights.hr is None:

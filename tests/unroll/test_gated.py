@@ -100,7 +100,7 @@ def test_values_and_gradients_equal_the_plain_scan(
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [(name, 4) for name in CELLS if name not in ("lstm_norm", "lstm_coupled", "mgu", "orthogonal")],
+    [*((name, 4) for name in CELLS if name not in ("lstm_norm", "mgu", "orthogonal")), ("gru", 6), ("lstm", None)],
 )
 def test_every_transformation_works(name: str, size: int | None, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     walk_in(monkeypatch, size)
