@@ -132,7 +132,7 @@ class Config:
     learning_rate: float = 4e-3
     """Of Adam; falls to a hundredth along a cosine."""
     clip: float = 1.0
-    averaging: float = 0.998
+    averaging: float = 0.0
     """Decay of the moving average of the parameters, which is what is judged; 0: the parameters themselves."""
     num_epochs: int = 30
     max_seconds: float = 1700.0
