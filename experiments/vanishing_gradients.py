@@ -2,8 +2,9 @@ r"""How far back does a gradient reach, in which cell, and what helps?
 
 The loss of the adding problem (see `adding_problem`) depends on numbers read up to T steps before. |dL/dh_t| is
 measured at every step by one backward pass (`rnn_jax.analysis.carry_gradients`), at initialisation and while it is
-learned, for ten networks of 64 units. The slope of its logarithm is what a gradient loses at each step. Identity and
-orthogonal kernels with ReLU and modReLU start with nothing lost (Le et al. 2015; Arjovsky et al. 2016), tanh flattens.
+learned, for ten networks of 64 units, and in every layer of three deep ones (`gradient_norms`). The slope of its
+logarithm is what a gradient loses at each step. Identity and orthogonal kernels with ReLU and modReLU start with
+nothing lost (Le et al. 2015; Arjovsky et al. 2016), tanh flattens.
 An LSTM loses what its forget gates let go. With a bias of 0 they are about 0.5, but the slope is -0.28 and not ln 0.5:
 inputs open some of them wider, and what is left after many steps is in the units that forget least. A bias of 1
 (Gers et al. 2000; Jozefowicz et al. 2015) makes it -0.10, chrono (Tallec & Ollivier 2018) -0.01.
@@ -15,8 +16,8 @@ Bengio 2013, arXiv:1211.5063, figure 6).
 
     python -m experiments.vanishing_gradients        # some minutes
 
-It leaves in the run directory: gradients over distance, before and after training; clipped and unclipped training; the
-cliff; report.md.
+It leaves in the run directory: gradients over distance, before and after training, and by layer; clipped and unclipped
+training; the cliff; report.md.
 """
 
 import math
@@ -36,9 +37,9 @@ from experiments._long_memory import NETWORKS, network
 from experiments.adding_problem import adding
 from experiments.claims import at_least, at_most, within
 from experiments.cli import main
-from rnn_jax import Cell, stream_step, unroll
-from rnn_jax.analysis import carry_gradients, row_norms
-from rnn_jax.plotting import PALETTE, finish, named_curves, new_axes, save
+from rnn_jax import Cell, dense, elman, gru, lstm, stack, stream_step, unroll
+from rnn_jax.analysis import carry_gradients, gradient_norms, row_norms, with_taps
+from rnn_jax.plotting import PALETTE, finish, gradient_map, named_curves, new_axes, save
 from rnn_jax.report import write_report
 from rnn_jax.training import is_writer, run_logger, seed_keys
 
@@ -188,6 +189,23 @@ def growth(config: Config) -> tuple[np.ndarray, np.ndarray]:
     return gains, np.array([_slope(row) for row in np.asarray(sizes(gains))])
 
 
+def depths(config: Config) -> dict[str, np.ndarray]:
+    """|dL/dh_t| [T, B] of every layer, in networks of three layers at initialisation."""
+    init_key, data_key = jax.random.split(jax.random.key(config.seed))
+    batch, found = adding(config.length, data_key, config.batch_size), {}
+    for name, make in (("tanh", elman), ("GRU", gru), ("LSTM", lstm)):
+        cell = stack(*[with_taps(make(config.hidden_size))] * 3, dense(1))
+        params = cell.perturb(data_key, cell.init(init_key, 2), batch[0].shape)
+
+        def loss(params: Any, cell: Cell = cell) -> jax.Array:
+            return squared_error(cell, params, batch) * config.batch_size
+
+        for place, norms in jax.jit(partial(gradient_norms, loss))(params).items():
+            number, *part = place.split(".")
+            found[" ".join([name, str(int(number) + 1), *part])] = np.asarray(norms)
+    return found
+
+
 def _slope(log_sizes: np.ndarray) -> float:
     """Of [T] over T - t, without a tenth at either end."""
     tenth = len(log_sizes) // 10
@@ -215,7 +233,7 @@ def walk(clip: float, rate: float, num_steps: int, start: tuple[float, float]) -
 
 
 def figures(config: Config, profiles: dict[str, Profile], found: dict[str, Any], folder: Path) -> dict[str, Path]:
-    """Four of them, by caption."""
+    """Five of them, by caption."""
     made = {}
     back = np.arange(config.length, 0, -1)
     for when, title in (("before", "at initialisation"), ("after", f"after {config.num_steps} steps of training")):
@@ -231,6 +249,10 @@ def figures(config: Config, profiles: dict[str, Profile], found: dict[str, Any],
         )
         ax.set_ylim(1e-16, None)
         made[f"Adding problem, T = {config.length}: gradients {title}"] = save(ax.figure, folder / f"{when}.png")
+    ax = gradient_map(depths(config), title="Three layers at initialisation: gradients by step and layer")
+    made["Gradients in every layer; the loss is of the last step, an LSTM has h and c"] = save(
+        ax.figure, folder / "layers.png"
+    )
     steps = np.arange(1, config.num_steps + 1)
     ax = named_curves(
         {name: (steps, norms) for name, (_, norms) in found["clipping"].items()},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rnn_jax.plotting import bifurcation_diagram, named_curves, saturation_map, save, sweep_map
+from rnn_jax.plotting import bifurcation_diagram, gradient_map, named_curves, saturation_map, save, sweep_map
 
 
 def test_every_curve_is_there_under_its_name(tmp_path) -> None:
@@ -21,6 +21,22 @@ def test_every_curve_is_there_under_its_name(tmp_path) -> None:
     assert save(ax.figure, tmp_path / "curves.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match=r"`curves\['gru'\]` must be xs \[K\] and ys .* got shapes \(2,\) and \(3,\)"):
         named_curves({"gru": ([0, 1], [1, 2, 3])})
+
+
+def test_a_map_of_gradients_has_geometric_means_of_rows(tmp_path) -> None:
+    rows = np.array([[1.0, 4.0], [0.0, 3.0], [1e-9, 1e-5]])
+    ax = gradient_map({"0.h": rows, "1": [2.0, np.inf, 8.0]}, decades=3, title="gradients")
+    shown = ax.images[0].get_array()
+    np.testing.assert_allclose(shown.filled(-1), [[2.0, -1, 1e-7], [2.0, -1, 8.0]], rtol=1e-12)
+    assert ax.images[0].get_clim() == pytest.approx((8e-3, 8.0))
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["0.h", "1"]
+    bar = ax.figure.axes[1]
+    assert (bar.get_ylabel(), bar.get_yscale(), ax.get_xlabel()) == ("|dL/dh_t|", "log", "t, step")
+    assert save(ax.figure, tmp_path / "map.png").stat().st_size > 5_000
+    save(gradient_map({"0": [0.0, 0.0]}).figure, tmp_path / "nothing.png")
+    for wrong in ({}, {"0": [1.0, 2.0], "1": [1.0]}, {"0": 1.0}):
+        with pytest.raises(ValueError, match=r"`norms` must be \[T\] or \[T, B\] for each of one or more layers"):
+            gradient_map(wrong)
 
 
 def test_each_unit_is_a_dot_of_its_gate(tmp_path) -> None:

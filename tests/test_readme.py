@@ -58,6 +58,10 @@ def test_the_analysis_example_measures() -> None:
     h = names["point"]
     assert jnp.allclose(names["still"](h), h, atol=1e-4)
     assert names["modes"].num_unstable == 0
+    exec(compile(block("taps example", PAGES["analysis.md"]), "analysis.md", "exec"), names)
+    layers = ["0.forward.c", "0.forward.h", "0.backward.c", "0.backward.h", "1.c", "1.h"]
+    assert [text.get_text() for text in names["ax"].get_yticklabels()] == layers
+    assert all(norms.shape == (50, 4) and (norms[-1] > 0).all() for norms in names["norms"].values())
 
 
 def test_the_training_example_trains_and_is_there_at_once_when_run_again(tmp_path, monkeypatch) -> None:

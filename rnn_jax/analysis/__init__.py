@@ -4,6 +4,7 @@
 - `fixed_points`: where a network stands still, and the dynamics near there.
 - `continuation`: how that changes while an input or a weight is turned.
 - `gradients`: how far gradients reach, and how fast starts are forgotten.
+- `taps`: gradients at every step of every layer.
 - `gates`: whether they are stuck, and how long they keep.
 - `sweeps`: a measurement at many initialisations and first states in one program.
 - `online`: gradients while a sequence arrives.
@@ -54,6 +55,7 @@ from rnn_jax.analysis.probes import (
     unit_features,
 )
 from rnn_jax.analysis.sweeps import Sweep, sweep, with_forget_bias, with_gain, with_spectral_radius
+from rnn_jax.analysis.taps import gradient_norms, with_taps
 from rnn_jax.analysis.vectors import as_vector
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "flow_field",
     "forgetting",
     "gate_values",
+    "gradient_norms",
     "implicit_fixed_point",
     "integrated_gradients",
     "jacobian_products",
@@ -106,4 +109,5 @@ __all__ = [
     "with_forget_bias",
     "with_gain",
     "with_spectral_radius",
+    "with_taps",
 ]

@@ -5,7 +5,7 @@ Nothing touches matplotlib's global state, so they work the same in a script, a 
 without a display.
 """
 
-from rnn_jax.plotting.analysis import bifurcation_diagram, named_curves, saturation_map, sweep_map
+from rnn_jax.plotting.analysis import bifurcation_diagram, gradient_map, named_curves, saturation_map, sweep_map
 from rnn_jax.plotting.confusion import confusion_map
 from rnn_jax.plotting.curves import learning_curves
 from rnn_jax.plotting.dynamics import attractors, seed_curves
@@ -26,6 +26,7 @@ __all__ = [
     "exposure_curves",
     "finish",
     "fixed_point_map",
+    "gradient_map",
     "learning_curves",
     "named_curves",
     "new_axes",

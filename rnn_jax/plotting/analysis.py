@@ -1,15 +1,16 @@
-"""Pictures of measurements on networks: named curves, gates that are stuck, branches of fixed points, sweeps."""
+"""Pictures of measurements on networks: named curves, gradients by layer, stuck gates, branches, sweeps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
 from rnn_jax.plotting.style import FAINT, INK, PALETTE, finish, new_axes
 
-__all__ = ["bifurcation_diagram", "named_curves", "saturation_map", "sweep_map"]
+__all__ = ["bifurcation_diagram", "gradient_map", "named_curves", "saturation_map", "sweep_map"]
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
@@ -65,6 +66,48 @@ def named_curves(
     finish(ax, title)
     if len(curves) > 1:
         ax.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK)
+    return ax
+
+
+def gradient_map(
+    norms: Mapping[str, ArrayLike], *, decades: float = 12, ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Draws how large gradients are at every step of every layer: time goes right, layers go up as they are stacked.
+
+    Args:
+      norms: `{layer: [T] or [T, B]}`, as `rnn_jax.analysis.gradient_norms` gives them. Of several rows the geometric
+        mean is drawn. A step where a row has 0, or what is not finite, is left blank.
+      decades: colours reach so many powers of ten down from the largest; what is less has the darkest.
+      ax: where to draw; a new figure if None.
+      title: text above.
+
+    Returns:
+      the axes.
+
+    Raises:
+      ValueError: there is no layer, or their shapes do not fit.
+
+    Example:
+      >>> ax = gradient_map({"lower": [0.01, 0.1], "upper": [[0.1, 0.2], [1.0, 1.0]]})
+      >>> [text.get_text() for text in ax.get_yticklabels()], ax.images[0].get_array().shape
+      (['lower', 'upper'], (2, 2))
+    """
+    tables = {name: np.asarray(values, float) for name, values in norms.items()}
+    shapes = {name: table.shape for name, table in tables.items()}
+    if not shapes or {len(shape) for shape in shapes.values()} - {1, 2} or len({s[:1] for s in shapes.values()}) > 1:
+        raise ValueError(f"`norms` must be [T] or [T, B] for each of one or more layers, with one T, got {shapes}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.stack([np.log(t).reshape(len(t), -1).mean(1) for t in tables.values()])
+    means = np.exp(np.where(np.isfinite(logs), logs, np.nan))
+    ax = new_axes((7.6, 1.5 + 0.32 * len(tables))) if ax is None else ax
+    top = np.nanmax(means) if np.isfinite(means).any() else 1.0
+    norm = LogNorm(top * 10.0**-decades, top)
+    image = ax.imshow(means, cmap="cividis", norm=norm, origin="lower", aspect="auto", interpolation="nearest")
+    ax.set_yticks(range(len(tables)), list(tables))
+    ax.set(xlabel="t, step", ylabel="layer")
+    extend = "min" if np.nanmin(means, initial=top) < norm.vmin else "neither"
+    ax.figure.colorbar(image, ax=ax, label="|dL/dh_t|", extend=extend)
+    finish(ax, title)
     return ax
 
 
