@@ -90,6 +90,11 @@ def to_keras(model: Cell | Layer, params: Params) -> Any:
                 f"`model` must walk forwards or both ways in all layers for Keras, layer {index} does not: "
                 "`go_backwards` of Keras turns the outputs around and starts in the padding"
             )
+        if len({hidden_size(walk.params) for walk in row}) > 1 and index < len(rows) - 1:
+            raise ValueError(
+                f"`model` must have directions of one size below other layers for Keras, layer {index} has two: its "
+                "`Bidirectional` says to the layer above that it has twice the outputs of the forward direction"
+            )
         made = [_layer(keras, walk) for walk in row]
         layers.append(keras.layers.Bidirectional(made[0], backward_layer=made[1]) if len(made) == 2 else made[0])
     first = rows[0][0].params.w_x

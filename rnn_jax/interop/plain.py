@@ -1,6 +1,6 @@
 """Recurrent networks as rows of plain cells, which every importer builds and every exporter takes apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from rnn_jax import checks
 from rnn_jax.cells import elman, gru, lstm
 from rnn_jax.cells.elman import ElmanParams
 from rnn_jax.cells.gru import GRUParams
-from rnn_jax.cells.lstm import LSTMParams
+from rnn_jax.cells.lstm import LSTMCarry, LSTMParams
 from rnn_jax.compose import stack
 from rnn_jax.interop.converted import Converted
 from rnn_jax.layers import Directions, bidirectional, layer, serial
@@ -69,7 +69,7 @@ def take_apart(model: Cell | Layer, params: Params) -> Rows:
 
     Args:
         model: an `lstm`, `gru` or `elman` (tanh or ReLU), a `stack` of them, `bidirectional` ones (merge "concat"), or
-            a `serial` of such layers. All `elman` have one activation. How it was initialised does not matter.
+            a `serial` of such layers. How it was initialised does not matter.
         params: its parameters, not perturbed.
 
     Returns:
@@ -85,7 +85,10 @@ def take_apart(model: Cell | Layer, params: Params) -> Rows:
     if not parts:
         raise ValueError("`params` must be those of one layer or more, got ()")
     tree = jax.tree.map(np.asarray, [tuple(part) if isinstance(part, Directions) else (part,) for part in parts])
-    for rows in _candidates(tree):
+    activations = _activations(model, params, [walk for row in tree for walk in row])
+    for reverse in (False, True)[: 1 + any(len(row) == 1 for row in tree)]:
+        names = iter(activations)
+        rows = tuple(tuple(_walk(walk, reverse or i == 1, next(names)) for i, walk in enumerate(row)) for row in tree)
         if _equal(model, params, assemble(rows)):
             return rows
     raise ValueError(
@@ -94,28 +97,29 @@ def take_apart(model: Cell | Layer, params: Params) -> Rows:
     )
 
 
-def _candidates(tree: list[tuple[Any, ...]]) -> Iterator[Rows]:
-    """All networks that have these parameters."""
-    plain = any(isinstance(params, ElmanParams) for row in tree for params in row)
-    for reverse in (False, True):
-        for activation in ACTIVATIONS if plain else ("",):
-            yield tuple(
-                tuple(_walk(params, reverse or i == 1, activation) for i, params in enumerate(row)) for row in tree
-            )
-        if all(len(row) == 2 for row in tree):
-            return
+def _activations(model: Cell | Layer, params: Params, walks: list[Any]) -> list[str]:
+    """The activation that each walk can only have if it is an `elman`: by its state where h is activation(-1)."""
+    for walk in walks:
+        if not isinstance(walk, ElmanParams | GRUParams | LSTMParams):
+            raise ValueError(f"`params` must be of lstm, gru or elman cells, got {type(walk).__name__}")
+        if isinstance(walk.w_h, MaskedKernel):
+            raise ValueError("`params` must be trained parameters, got some with a mask drawn in by `perturb`")
+    if not any(isinstance(walk, ElmanParams) for walk in walks):
+        return [""] * len(walks)
+    probe = jax.tree.map(lambda leaf: jnp.full_like(leaf, -1.0 if leaf.ndim == 1 else 0.0), params)
+    xs = jnp.zeros((1, 1, len(walks[0].w_x)), walks[0].w_x.dtype)
+    carry, _ = (model if isinstance(model, Layer) else layer(model)).apply(probe, xs)
+    states = jax.tree.leaves(carry, is_leaf=lambda node: isinstance(node, LSTMCarry))
+    found = ["tanh" if jax.tree.leaves(state)[0].min() < 0 else "relu" for state in states]
+    return (found + ["tanh"] * len(walks))[: len(walks)]  # another model may have another carry
 
 
 def _walk(params: Any, reverse: bool, activation: str) -> Walk:
     """The walk of parameters, whose type and shapes tell the cell."""
-    if not isinstance(params, ElmanParams | GRUParams | LSTMParams):
-        raise ValueError(f"`params` must be of lstm, gru or elman cells, got {type(params).__name__}")
-    if isinstance(params.w_h, MaskedKernel):
-        raise ValueError("`params` must be trained parameters, got some with a mask drawn in by `perturb`")
     if isinstance(params, ElmanParams):
         return Walk(elman(params.b.shape[0], activation=ACTIVATIONS[activation]), params, reverse, activation)
     if isinstance(params, GRUParams):
-        size = params.w_h.shape[0]
+        size = hidden_size(params)
         return Walk(gru(size) if params.b_hn is not None else gru(size, reset="before"), params, reverse)
     cell = lstm(
         hidden_size(params),

@@ -1,6 +1,6 @@
 """The weights of torch's recurrent networks. Reads arrays only; torch itself is never imported."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def from_torch(
     if not isinstance(weights, Mapping):
         raise ValueError(f"`weights` must be a mapping such as module.state_dict(), got {type(weights).__name__}")
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    arrays = {name: _read(name, value) for name, value in own.items()}
+    arrays = {name: read_array(f"weights[{name!r}]", value) for name, value in own.items()}
     count = sum(name.startswith("weight_ih_l") and not name.endswith("_reverse") for name in arrays)
     suffixes = ("", "_reverse") if "weight_ih_l0_reverse" in arrays else ("",)
     rows = [[_take(arrays, f"_l{i}{suffix}", GATES[mode]) for suffix in suffixes] for i in range(max(count, 1))]
@@ -125,14 +125,40 @@ def to_torch(model: Cell | Layer, params: Params) -> TorchWeights:
         >>> kind, options["hidden_size"], weights["weight_ih_l0"].shape
         ('GRU', 4, (12, 3))
     """
+    return as_torch(model, params, "torch", allowed=("a projection",))
+
+
+def as_torch(model: Cell | Layer, params: Params, library: str, *, allowed: Collection[str] = ()) -> TorchWeights:
+    """`to_torch` for a library that has torch's networks, with those options of an LSTM that it has too.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        library: its name, for errors.
+        allowed: as in `refuse_options`.
+
+    Raises:
+        ValueError: the library has no such network: says why.
+    """
     rows = take_apart(model, params)
     first = rows[0][0]
+    for walk in (walk for row in rows for walk in row):
+        refuse_options(walk, "model", library, reset="after", allowed=allowed)
     kind, size, width = _shape(first)
     for index, row in enumerate(rows):
         if len(row) != len(rows[0]) or row[0].reverse:
-            raise ValueError(f"`model` must walk forwards or both ways in all layers for torch, layer {index} does not")
+            raise ValueError(
+                f"`model` must walk forwards or both ways in all layers for {library}, layer {index} does not"
+            )
         if any(_shape(walk) != (kind, size, width) for walk in row):
-            raise ValueError(f"`model` must have layers of one kind and size for torch, got another in layer {index}")
+            raise ValueError(
+                f"`model` must have layers of one kind and size for {library}, got another in layer {index}"
+            )
+        if any(walk.activation != first.activation for walk in row):
+            raise ValueError(
+                f"`model` must have one activation, the one `nonlinearity` of {library}, in all layers and directions; "
+                f"got {first.activation} first and another in layer {index}"
+            )
     options: dict[str, Any] = {
         "input_size": len(first.params.w_x),
         "hidden_size": size,
@@ -152,7 +178,6 @@ def to_torch(model: Cell | Layer, params: Params) -> TorchWeights:
 
 def _shape(walk: Walk) -> tuple[str, int, int]:
     """The class in torch.nn, H, and the size of the output."""
-    refuse_options(walk, "model", "torch", reset="after", allowed=("a projection",))
     return KINDS[type(walk.params)], hidden_size(walk.params), np.shape(walk.params.w_h)[0]
 
 
@@ -170,13 +195,12 @@ def _named(walk: Walk) -> dict[str, np.ndarray]:
     return {name: np.array(value, order="C") for name, value in named.items()}
 
 
-def _read(name: str, value: Any) -> np.ndarray:
+def read_array(name: str, value: Any) -> np.ndarray:
+    """An array or a tensor of torch as NumPy has it; `name` is what an error calls it."""
     try:
         return np.asarray(value)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"`weights[{name!r}]` must be a float32 tensor on the CPU or a NumPy array: {error}"
-        ) from error
+        raise ValueError(f"`{name}` must be a float32 tensor on the CPU or a NumPy array: {error}") from error
 
 
 def _take(arrays: dict[str, np.ndarray], suffix: str, gates: int) -> _Weights:

@@ -133,6 +133,7 @@ OURS = {
     "stack": stack(lstm(4), gru(5, reset="before"), gru(2), elman(3, **relu)),
     "bidirectional": bidirectional(lstm(4), gru(2)),
     "serial": serial(bidirectional(gru(4), gru(4)), layer(lstm(3)), bidirectional(elman(2), elman(3))),
+    "activations": serial(bidirectional(elman(4), elman(4, **relu)), layer(elman(2, **relu)), layer(elman(2))),
 }
 
 
@@ -164,6 +165,10 @@ def test_networks_of_ours_have_equal_outputs_in_keras_and_come_back_through_file
         (
             layer(gru(3), reverse=True),
             "forwards or both ways in all layers for Keras, layer 0 does not: `go_backwards`",
+        ),
+        (
+            serial(bidirectional(gru(4), gru(3)), layer(gru(2))),
+            "directions of one size below other layers for Keras, layer 0 has two",
         ),
         (elman(3, activation=jnp.sin), "`model` must compute what plain lstm, gru or elman"),
         (dense(3), "`params` must be of lstm, gru or elman cells"),

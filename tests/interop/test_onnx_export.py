@@ -11,6 +11,7 @@ import pytest
 from comparing import jit, random_params
 
 from rnn_jax import Cell, Layer, bidirectional, elman, gru, layer, lstm, serial, stack
+from rnn_jax.initializers import normal
 from rnn_jax.interop import from_onnx, to_onnx
 
 pytest.importorskip("onnx")
@@ -21,14 +22,15 @@ RNG = np.random.default_rng(5)
 XS = RNG.normal(size=(STEPS, BATCH, FEATURES)).astype(np.float32)
 LENGTHS = np.array([7, 4, 0, 1], np.int32)
 
+RELU = {"activation": jax.nn.relu, "recurrent_init": normal(0.3)}
 NETWORKS = {
     "lstm": stack(lstm(5), lstm(4, peephole=True)),
     "coupled": lstm(5, peephole=True, coupled=True),
     "gru": stack(gru(5), gru(4, reset="before")),
-    "relu": elman(5, activation=jax.nn.relu),
+    "activations": stack(elman(5, **RELU), elman(4), elman(3, **RELU)),
     "backwards": layer(lstm(5), reverse=True),
     "both": bidirectional(gru(5), gru(5)),
-    "deep": serial(bidirectional(lstm(3), gru(4)), bidirectional(gru(2, reset="before"), elman(2))),
+    "deep": serial(bidirectional(lstm(3), gru(4)), bidirectional(elman(2, **RELU), elman(2))),
 }
 
 

@@ -11,19 +11,23 @@ from rnn_jax import bidirectional, dense, elman, gru, layer, lstm, serial, stack
 from rnn_jax.initializers import chrono
 from rnn_jax.interop.plain import assemble, take_apart
 
+RELU = {"activation": jax.nn.relu}
 NETWORKS = {
     "gru": gru(3),
     "reset before": gru(3, reset="before"),
-    "relu": elman(3, activation=jax.nn.relu),
+    "relu": elman(3, **RELU),
     "peephole, coupled": lstm(3, peephole=True, coupled=True),
     "projection": lstm(4, projection=2),
     "layer norm": lstm(3, layer_norm=True),
     "chrono": lstm(3, bias_init=chrono(9.0)),
     "stack": stack(elman(3), gru(4), lstm(2)),
     "backwards": layer(lstm(3), reverse=True),
-    "backwards relu": layer(elman(3, activation=jax.nn.relu), reverse=True),
+    "backwards relu": layer(elman(3, **RELU), reverse=True),
     "both": bidirectional(gru(3), gru(3)),
-    "deep": serial(bidirectional(lstm(3), lstm(3)), bidirectional(gru(2), elman(2))),
+    "activations": stack(elman(3), elman(2, **RELU), lstm(2), elman(3, **RELU), elman(4)),
+    "deep": serial(
+        bidirectional(lstm(3), lstm(3)), bidirectional(elman(2, **RELU), elman(2)), bidirectional(gru(2), elman(2))
+    ),
     "mixed": serial(layer(gru(3)), bidirectional(lstm(2), lstm(2))),
 }
 
@@ -45,11 +49,13 @@ def test_rows_make_the_network_again(name: str) -> None:
     "model",
     [
         elman(3, activation=jnp.sin),
+        stack(elman(3, **RELU), elman(3, activation=jax.nn.elu)),
+        elman(3)._replace(init_carry=lambda params, batch=(): (), step=lambda params, carry, z: (carry, z)),
         lstm(3, cell_clip=20.0),
         bidirectional(gru(3), gru(3), merge="sum"),
         serial(layer(gru(3)), layer(lstm(3), reverse=True)),
     ],
-    ids=["activation", "clip", "merge", "ways"],
+    ids=["activation", "one activation", "no carry", "clip", "merge", "ways"],
 )
 def test_what_only_looks_plain_is_refused(model) -> None:
     with pytest.raises(ValueError, match="`model` must compute what plain lstm, gru or elman"):

@@ -176,6 +176,10 @@ def test_networks_of_ours_have_equal_numbers_in_torch(kind, options, tmp_path):
         (lstm(3, coupled=True), "an lstm without coupled gates for torch"),
         (stack(gru(3), gru(4)), "layers of one kind and size for torch, got another in layer 1"),
         (stack(gru(3), lstm(3)), "layers of one kind and size for torch, got another in layer 1"),
+        (
+            stack(elman(3), elman(3, activation=jax.nn.relu)),
+            "one activation, the one `nonlinearity` of torch, .* got tanh first and another in layer 1",
+        ),
         (layer(gru(3), reverse=True), "walk forwards or both ways in all layers for torch, layer 0 does not"),
         (serial(layer(gru(3)), bidirectional(gru(3), gru(3))), "both ways in all layers for torch, layer 1 does not"),
         (elman(3, activation=jnp.sin), "`model` must compute what plain lstm, gru or elman"),
