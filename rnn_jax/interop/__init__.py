@@ -1,7 +1,7 @@
 """Other libraries: their networks as ours, ours as theirs, and parts of one inside the other.
 
-    from_torch, from_keras, from_onnx, from_linen_cell, from_haiku, ...   their weights in our cells
-    to_torch, to_keras, to_onnx, to_linen_cell, to_haiku, ...             our weights in theirs
+    from_torch, from_cudnn, from_keras, from_onnx, from_linen_cell, from_haiku, ...   their weights in our cells
+    to_torch, to_cudnn, to_keras, to_onnx, to_linen_cell, to_haiku, ...               our weights in theirs
     linen_cell, nnx_cell, from_linen       a flax cell in `unroll`, a flax module as a layer: its own step and weights
     LinenRNN, NnxRNN                       a cell of ours inside a flax model
 
@@ -12,6 +12,7 @@ This is the only package that knows flax modules or the layout of torch; nothing
 """
 
 from rnn_jax.interop.converted import Converted
+from rnn_jax.interop.cudnn_weights import CudnnWeights, from_cudnn, to_cudnn
 from rnn_jax.interop.equinox_cells import from_equinox, to_equinox
 from rnn_jax.interop.flax_cells import from_linen_cell, from_nnx_cell, to_linen_cell, to_nnx_cell
 from rnn_jax.interop.flax_modules import LinenRNN, NnxRNN
@@ -25,10 +26,12 @@ from rnn_jax.interop.torch_weights import TorchWeights, from_torch, to_torch
 
 __all__ = [
     "Converted",
+    "CudnnWeights",
     "LinenRNN",
     "NnxRNN",
     "OnnxNetwork",
     "TorchWeights",
+    "from_cudnn",
     "from_equinox",
     "from_haiku",
     "from_keras",
@@ -39,6 +42,7 @@ __all__ = [
     "from_torch",
     "linen_cell",
     "nnx_cell",
+    "to_cudnn",
     "to_equinox",
     "to_haiku",
     "to_keras",

@@ -47,6 +47,19 @@ def test_the_classifier_of_torch_says_the_same() -> None:
     close(classify(unread), theirs)
 
 
+def test_the_flat_weights_of_cudnn_say_the_same() -> None:
+    names = run("cudnn")
+    xs = RNG.normal(size=(10, 4, 8)).astype(np.float32)
+    lengths, zeros = jnp.array(LENGTHS, jnp.int32), jnp.zeros((4, 4, 16))
+    (_, (_, backward)), ys = names["states"](xs, lengths)
+    with jax.numpy_rank_promotion("allow"):
+        for blob in (names["blob"], jnp.asarray(names["again"])):
+            arrays = names["rnn"].unpack_lstm_weights(blob, **names["options"])
+            theirs, h, _ = names["rnn"].lstm_ref(xs.swapaxes(0, 1), zeros, zeros, *arrays, lengths, 8, 16, 2, 0.0, True)
+            close(ys.swapaxes(0, 1), theirs)
+            close(backward.h, h[3])
+
+
 def test_the_layer_of_flax_says_the_same() -> None:
     names = run("flax", "flax, ours")
     xs = RNG.normal(size=(4, 10, 8)).astype(np.float32)
