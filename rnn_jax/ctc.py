@@ -15,6 +15,8 @@ import numpy as np
 from rnn_jax import checks, tree
 from rnn_jax.types import Array
 
+__all__ = ["Alignment", "ctc_align", "ctc_nll", "ctc_steps"]
+
 NEVER = -1e30
 """The logarithm of zero: finite, so that gradients of what cannot happen are zero and not NaN."""
 

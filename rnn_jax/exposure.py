@@ -12,6 +12,8 @@ from rnn_jax.losses import token_nll
 from rnn_jax.types import Array
 from rnn_jax.unroll.borders import real_steps
 
+__all__ = ["ExposureReport", "Scores", "exposure_report", "exposure_rows", "token_scores", "vector_scores"]
+
 
 class Scores(NamedTuple):
     """How good each step of a batch is."""

@@ -15,6 +15,8 @@ from rnn_jax import checks, tree
 from rnn_jax.caching import cached
 from rnn_jax.types import Array, Carry, Cell, Params
 
+__all__ = ["Mel", "check_mel", "deltas", "log_mel", "log_mel_cell", "mel_filters"]
+
 
 class Mel(NamedTuple):
     """How sound becomes frames. The default: 25 ms every 10 ms, 40 bands up to half of a rate of 8 kHz.

@@ -10,6 +10,8 @@ import numpy as np
 from rnn_jax.heads import Head, bernoulli_head, chain_head
 from rnn_jax.types import Array
 
+__all__ = ["FrameModel", "repeat_nll", "roll_frames", "unigram_nll", "voice_frames"]
+
 REST, HOLD = 0, 1
 """The first two tokens of a voice; token `HOLD + p` strikes the p-th pitch of the range."""
 

@@ -12,6 +12,8 @@ from rnn_jax.initializers import lecun_normal
 from rnn_jax.products import affine, align, product
 from rnn_jax.types import Array, Params
 
+__all__ = ["BernoulliParams", "ChainParams", "Head", "bernoulli_head", "chain_head"]
+
 
 class Head(NamedTuple):
     """A distribution over frames [..., N] of integers, given features [..., F].

@@ -17,6 +17,24 @@ import numpy as np
 from rnn_jax import checks
 from rnn_jax.types import Array
 
+__all__ = [
+    "Gate",
+    "chrono",
+    "forget_bias",
+    "glorot_uniform",
+    "henaff",
+    "hippo_legs",
+    "identity",
+    "lecun_normal",
+    "normal",
+    "orthogonal",
+    "per_gate",
+    "ring",
+    "uniform",
+    "unit_forget_bias",
+    "zero_bias",
+]
+
 KernelInit = Callable[..., Array]
 
 

@@ -7,6 +7,8 @@ from rnn_jax import checks
 from rnn_jax.tree import wide
 from rnn_jax.types import Array
 
+__all__ = ["token_nll"]
+
 
 def token_nll(logits: Array, targets: Array, *, smoothing: float | Array = 0.0) -> Array:
     """The negative log-probability of tokens, in nats.

@@ -15,6 +15,18 @@ from rnn_jax.types import Array, Cell
 from rnn_jax.unroll import stream_step, unroll
 from rnn_jax.unroll.borders import real_steps
 
+__all__ = [
+    "MusicModel",
+    "MusicParams",
+    "compose",
+    "features",
+    "init_music",
+    "log_likelihood",
+    "music_baselines",
+    "music_loss",
+    "music_nll",
+]
+
 
 class MusicParams(NamedTuple):
     """All that is trained."""

@@ -38,7 +38,21 @@ from rnn_jax.layers import bidirectional, layer, serial
 from rnn_jax.types import Array, Carry, Layer, Params
 from rnn_jax.unroll import unroll
 
+__all__ = [
+    "ATTENTIONS",
+    "Encoded",
+    "Seq2Seq",
+    "Seq2SeqParams",
+    "alignment",
+    "decoding_step",
+    "encode",
+    "forced_logits",
+    "init_seq2seq",
+    "rnn_seq2seq",
+]
+
 ATTENTIONS = ("none", "additive", "dot", "general", "local", "monotonic")
+"""The kinds of attention of `rnn_seq2seq`."""
 
 
 class Seq2Seq(NamedTuple):

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from rnn_jax.types import Array, PerStep
 
+__all__ = ["at_step", "cast", "expand", "per_step", "size", "where", "wide", "widen", "with_per_step"]
+
 
 def wide(*dtypes: Any) -> Any:
     """The accumulation dtype: float64 if any of `dtypes` is 64-bit floating (or complex128), else float32.

@@ -16,28 +16,18 @@ from typing import Any
 from _ext.docstrings import to_markdown
 from _ext.files import remove_others, write
 
-WITHOUT_ALL = ("ctc", "exposure", "features", "frames", "heads", "initializers", "losses", "music", "seq2seq")
-"""Public modules without `__all__`: what they define and does not begin with an underscore is public."""
-
 
 def public_modules() -> list[str]:
-    """`rnn_jax`, and all modules and packages in it with `__all__` or in `WITHOUT_ALL`."""
+    """`rnn_jax`, and all modules and packages in it with `__all__`."""
     package = importlib.import_module("rnn_jax")
     names = (f"rnn_jax.{module.name}" for module in pkgutil.iter_modules(package.__path__))
-    wanted = (name for name in names if not name.split(".")[1].startswith("_"))
-    return ["rnn_jax", *(name for name in wanted if _has_page(name))]
-
-
-def _has_page(name: str) -> bool:
-    return name.split(".")[1] in WITHOUT_ALL or hasattr(importlib.import_module(name), "__all__")
+    return ["rnn_jax", *(name for name in names if hasattr(importlib.import_module(name), "__all__"))]
 
 
 def public_names(module_name: str) -> list[str]:
     """The public names of a module, in its order, without modules."""
     module = importlib.import_module(module_name)
-    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
-    names = getattr(module, "__all__", [name for name in own if name[0] != "_" and callable(getattr(module, name))])
-    return [name for name in names if not isinstance(getattr(module, name), ModuleType) and len(name) > 1]
+    return [name for name in module.__all__ if not isinstance(getattr(module, name), ModuleType) and len(name) > 1]
 
 
 @functools.cache

@@ -51,7 +51,8 @@ def forced_unroll(
         targets: integers [T, *batch], or floating [T, *batch, F].
         mask: weights of the truth in [0, 1], boolean or floating, with the leading axes of [T, *batch]: a number, [T],
             [1, B], [T, B], ... That of step 0 does not count: the first input is `start`. Its gradient is meant
-            for weights inside (0, 1): at exactly 0 and 1 what is not read counts as zero.
+            for weights inside (0, 1): at exactly 0 and 1 what is not read counts as zero. Under `jit` masks of one
+            dtype share a program; `jnp.full(shape, 0.3)` has a weak one and a program of its own, so give it a dtype.
         carry: where to start; by default the cell's initial carry.
         start: the token before the first, a number or [*batch]; or the vector, [F] or [*batch, F].
         feedback: `identity` for vectors; `argmax`, `sample(temperature)`, `expected`, `straight_through` for tokens; or
