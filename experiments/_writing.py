@@ -1,4 +1,4 @@
-"""A language model writes: live in the terminal, and samples for the report."""
+"""A language model writes, live in the terminal or samples for the report, and is surprised by what others wrote."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from rnn_jax.data import Text, encode, join_symbols, split_symbols
 from rnn_jax.decoding import filter_logits, sample
 from rnn_jax.language import LanguageModel, LanguageParams, language_step
 
-__all__ = ["Writing", "live_writing", "write_samples"]
+__all__ = ["Writing", "live_writing", "surprise", "write_samples"]
 
 NUM_SPECIAL = 3  # "<s>", "</s>", "<unk>" are never written
 
@@ -88,3 +88,14 @@ def write_samples(
         ids = [prompt[0], *np.asarray(drawn.tokens)]
         samples.append(join_symbols([text.vocabulary.symbols[i] for i in ids], text.unit))
     return samples
+
+
+def surprise(
+    model: LanguageModel, params: LanguageParams, text: Text, start: int, length: int
+) -> tuple[list[str], np.ndarray]:
+    """Symbols of test from `start` on, and how many bits each of them was worth to the model."""
+    ids = text.splits.test[0][: start + length]
+    step = jax.jit(lambda carry, token: language_step(model, params, carry, token))
+    _, log_probs = jax.lax.scan(step, model.cell.init_carry(params.rnn, ()), ids[:-1])
+    bits = -np.asarray(log_probs)[np.arange(len(ids) - 1), ids[1:]] / np.log(2)
+    return [text.vocabulary.symbols[i] for i in ids[start:]], bits[start - 1 :]

@@ -24,7 +24,7 @@ and never sees a character before it has said how likely it is.
 With words, numbers are perplexities and "<unk>" is one of them.
 
 It leaves in the run directory: report.md with learning curves, samples at three temperatures, and how surprising each
-character of a passage was; the best parameters.
+character of a passage was; the units that follow the place in a line and the like; the best parameters.
 """
 
 from collections.abc import Callable
@@ -38,12 +38,13 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from experiments._writing import Writing, live_writing, write_samples
+from experiments._character_units import find_units
+from experiments._writing import Writing, live_writing, surprise, write_samples
 from experiments.claims import at_least, at_most
 from experiments.cli import main
 from rnn_jax import make_cell, stack, tree, with_dropout
 from rnn_jax.data import Text, kneser_ney_bits, load_text, stream, streams, unigram_bits, windows, xz_bits
-from rnn_jax.language import LanguageModel, init_language, language_loss, language_step, window_nll
+from rnn_jax.language import LanguageModel, init_language, language_loss, window_nll
 from rnn_jax.metrics import Mean, mean_value, merge
 from rnn_jax.plotting import learning_curves, save, text_heat
 from rnn_jax.report import write_report
@@ -309,15 +310,6 @@ def baselines(text: Text, config: Config) -> dict[str, float]:
     return found
 
 
-def surprise(model: LanguageModel, params: Any, text: Text, start: int, length: int) -> tuple[list[str], np.ndarray]:
-    """Symbols of test from `start` on, and how many bits each of them was worth to the model."""
-    ids = text.splits.test[0][: start + length]
-    step = jax.jit(lambda carry, token: language_step(model, params, carry, token))
-    _, log_probs = jax.lax.scan(step, model.cell.init_carry(params.rnn, ()), ids[:-1])
-    bits = -np.asarray(log_probs)[np.arange(len(ids) - 1), ids[1:]] / np.log(2)
-    return [text.vocabulary.symbols[i] for i in ids[start:]], bits[start - 1 :]
-
-
 def report(config: Config, run_dir: Path, model: LanguageModel, params: Any, text: Text, found: dict[str, Any]) -> None:
     """Samples, pictures and the table of numbers."""
     unit = "bits" if text.unit == "characters" else "perplexity"
@@ -332,6 +324,10 @@ def report(config: Config, run_dir: Path, model: LanguageModel, params: Any, tex
     spaced = symbols if text.unit == "characters" else [s if s == "\n" else f"{s} " for s in symbols]
     heat = text_heat(spaced, np.minimum(bits, 12), label="bits, at most 12", title="How surprising each symbol was")
     figures = {"Test text, and what it was worth to the model": save(heat.figure, run_dir / "figures" / "surprise.png")}
+    intro = f"Lower is better. At temperature {temperatures[1]} it writes:\n\n```text\n{samples[1].strip()}\n```"
+    if "units" in found:
+        figures |= found["units"].figures(run_dir / "figures")
+        intro += f"\n\n{found['units'].table()}"
     if found["history"]:
         rows = [
             {name: value if name == "step" else value / np.log(2) for name, value in row.items() if name in SHOWN}
@@ -344,7 +340,7 @@ def report(config: Config, run_dir: Path, model: LanguageModel, params: Any, tex
     write_report(
         run_dir,
         title=f"A language model of {text.unit} ({config.data.source})",
-        intro=f"Lower is better. At temperature {temperatures[1]} it writes:\n\n```text\n{samples[1].strip()}\n```",
+        intro=intro,
         metrics_rows=[{"on test": name, unit: score(text, value)} for name, value in found["bits"].items()],
         figures=figures,
         links=files,
@@ -382,6 +378,9 @@ def run(config: Config, run_dir: Path) -> dict[str, Any]:
         bits["adapted"] = adapted["nats"] / np.log(2)
         metrics["adapt_rate"] = adapted["rate"]
     found["bits"] = bits
+    if text.unit == "characters":
+        found["units"] = find_units(model, params, text, config.seed)
+        metrics |= found["units"].metrics()
     if is_writer():
         report(config, run_dir, model, params, text, found)
     name = "bits" if text.unit == "characters" else "perplexity"
