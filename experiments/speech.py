@@ -130,13 +130,13 @@ class Config:
     """Rises for a tenth of the steps, then falls to a hundredth along a cosine."""
     weight_decay: float = 1e-3
     clip: float = 1.0
-    num_steps: int = 1400
-    forward_steps: int = 1800
+    num_steps: int = 2400
+    forward_steps: int = 4000
     """Of networks that walk forward only: they must remember a digit until it is over, and learn that more slowly."""
-    left_out_steps: int = 600
+    left_out_steps: int = 1200
     """Of networks that never hear one of the speakers."""
     eval_every: int = 200
-    max_seconds: float = 400.0
+    max_seconds: float = 900.0
     """For each network."""
     seeds: int = 3
     """How many networks of each of the two kinds are trained on all speakers, with the seeds `seed`, `seed + 1`, ..."""
