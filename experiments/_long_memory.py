@@ -45,7 +45,8 @@ def network(name: str, hidden_size: int, longest: int, num_outputs: int) -> Cell
     Args:
         name: one of `NETWORKS`.
         hidden_size: H.
-        longest: the longest dependency, in steps, which `lstm_chrono` is told.
+        longest: the longest dependency, in steps, which `lstm_chrono` and `lru` are told: units of the LRU begin with
+            time constants from `longest` to ten times that.
         num_outputs: O.
 
     Returns:
@@ -56,7 +57,7 @@ def network(name: str, hidden_size: int, longest: int, num_outputs: int) -> Cell
     """
     if name in ("lru", "min_gru"):
         # What is linear in its state needs a layer that is not, to read it. Complex units are half as many.
-        ring = lru(hidden_size, state_size=hidden_size // 2, r_min=0.9, r_max=0.999)
+        ring = lru(hidden_size, state_size=hidden_size // 2, r_min=1 - 1 / longest, r_max=1 - 0.1 / longest)
         linear = ring if name == "lru" else min_gru(hidden_size)
         return stack(linear, _relu_layer(hidden_size), dense(num_outputs))
     cells = {
