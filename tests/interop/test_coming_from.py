@@ -72,11 +72,15 @@ def test_the_layer_of_flax_says_the_same() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_the_layers_of_keras_say_the_same() -> None:
+@pytest.mark.parametrize("blocks", [("keras", "keras, ours"), ("keras", "keras, ours", "keras weights")], ids=len)
+def test_the_layers_of_keras_say_the_same(
+    blocks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     pytest.importorskip("keras")
+    monkeypatch.chdir(tmp_path)
     with jax.numpy_rank_promotion("allow"):  # keras broadcasts
-        names = run("keras", "keras, ours")
+        names = run(*blocks)
         xs = RNG.normal(size=(4, 10, 8)).astype(np.float32)
         close(names["states"](xs.swapaxes(0, 1)), names["keras_states"](xs))
 

@@ -221,9 +221,9 @@ def test_what_we_do_not_have_is_refused_with_the_reason(network, text):
 def test_what_is_no_network_of_keras_is_refused():
     with pytest.raises(ValueError, match="`source` must be built"):
         from_keras(keras.layers.GRU(4))
-    with pytest.raises(ValueError, match=r"`source` must be a layer or the path of a .keras file.* got 'x.weights.h5'"):
-        from_keras("x.weights.h5")
-    with pytest.raises(ValueError, match=r"`source` must be a Keras layer or the path of a .keras file, got"):
+    with pytest.raises(ValueError, match=r"`source` must be a layer or .* a .keras or .weights.h5 file, got 'x.h5'"):
+        from_keras("x.h5")
+    with pytest.raises(ValueError, match=r"`source` must be a Keras layer or the path of a file of one, got"):
         from_keras(gru(4))
 
 
