@@ -9,7 +9,7 @@ digits in 1.8 s for training, made faster or slower, louder or softer; 1 to 8 di
 every number of digits. Silences of 0 to 0.3 s before, between and after, 0.3 s more at the end; all at one level, white
 noise 30 dB below over all. Features: 40 log-mel energies every 10 ms, six frames a step.
 
-    python -m experiments.speech                                   # everything: 21 minutes on one busy core
+    python -m experiments.speech                                   # everything: 42 minutes on half a core
     python -m experiments.speech --directions both --speakers --cell gru --num-layers 2 --hidden-size 192 \
         --frames-per-step 4 --num-steps 800 --learning-rate 4e-3   # fewest errors: two layers, 40 ms a step
     python -m experiments.speech --trained RUN_DIR --data.wav FILE # what a finished run hears in a file of yours
@@ -22,10 +22,11 @@ and ones that walk forward only and so can listen while sound arrives, both with
 that never heard one of the speakers, who then tests them with all takes.
 
 Error rates are edits (Levenshtein) by all digits. Greedy takes the likeliest path, beam the likeliest labels that
-prefix beam search finds. Measured on the official test takes, strings of 3 to 7 digits, means of three seeds: 3.0 % by
-two GRU layers in both directions, 5.2 % by one LSTM layer, which is the default (isolated recordings by ridge
-regression on MFCCs: 9 %). Forward only: 9.0 %, by seeds 4.2, 5.6 and 17.2 %. A speaker who was never heard: 33 %, all
-six together. Expected too: beam at most greedy, and blanks at more than 80 % of all steps, as CTC is known for.
+prefix beam search finds. Measured on the official test takes, strings of 3 to 7 digits, means of three seeds: 3.0 %
+by two GRU layers in both directions, 3.7 % by one LSTM layer, which is the default (isolated recordings by ridge
+regression on MFCCs: 9 %). Forward only: 3.1 %, by seeds 3.2, 3.4 and 2.7 %; that takes 4,000 steps, after 1,800 it
+was 4.2, 5.6 and 17.2 %. A speaker who was never heard: 32 %, all six together. Expected too: beam at most greedy, and
+blanks at more than 80 % of all steps, as CTC is known for.
 
 The stream: chunks of 60 ms of sound go to a `StreamPool` of features and network in one program. Its latency is in two
 parts: what a chunk takes to compute, and how long after the end of a digit's recording the digit is there.
@@ -91,8 +92,9 @@ _TAKES = "3 to 7 digits, official test takes, mean of seeds"
 CLAIMS = (
     at_most("both_error_rate", 0.05, source=_TAKES, when=_BOTH),
     at_most("both_single_error_rate", 0.05, source="single digits, official test takes, mean of seeds", when=_BOTH),
-    at_most("both_error_rate", 0.06, source=_TAKES, when=_ALL),
-    at_most("forward_error_rate", 0.1, source=f"{_TAKES}, one of which is slow to learn", when=_ALL),
+    *(at_most(f"{kind}_error_rate", 0.05, source=_TAKES, when=_ALL) for kind in ("both", "forward")),
+    at_most("both_single_error_rate", 0.05, source="single digits, official test takes, mean of seeds", when=_ALL),
+    at_most("forward_single_error_rate", 0.05, source="single digits, official test takes, mean of seeds", when=_ALL),
     at_most("beam_minus_greedy", 0.0, source="Graves et al. 2006, table 1: 30.51 by prefix search, 31.47", when=_WHEN),
     at_least("blank_share", 0.8, source="CTC is peaky: blank at more than 80 % of the steps", when=_WHEN),
     at_most("difference_to_unroll", 1e-3, source="the same logits, to rounding", when=_ALL),
