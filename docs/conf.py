@@ -59,10 +59,10 @@ def write_pages(app: Any) -> None:
 
 
 def mend_links(app: Any, name: str, source: list[str]) -> None:
-    """The pages of docs/ link to files of the repository; on the site these are paths."""
+    """The pages of docs/ link to files of the repository; on the site these are paths, but for the notebooks."""
     del app
     if "/" not in name:
-        source[0] = notebooks.without_files(source[0])
+        source[0] = notebooks.without_files(source[0].replace("](../notebooks/", "](notebooks/"))
 
 
 def setup(app: Any) -> None:
