@@ -51,7 +51,6 @@ from rnn_jax.report import write_report
 from rnn_jax.token_heads import TokenHead, adaptive_head, softmax_head
 from rnn_jax.training import (
     Validation,
-    averaged_params,
     create_state,
     data_mesh,
     describe_fit,
@@ -65,7 +64,6 @@ from rnn_jax.training import (
     place_state,
     run_logger,
     to_host,
-    with_ema,
 )
 
 SHAKESPEARE = {"data.source": "tinyshakespeare", "data.unit": "characters"}
@@ -133,8 +131,6 @@ class Config:
     learning_rate: float = 4e-3
     """Of Adam; falls to a hundredth along a cosine."""
     clip: float = 1.0
-    averaging: float = 0.0
-    """Decay of the moving average of the parameters, which is what is judged; 0: the parameters themselves."""
     num_epochs: int = 30
     max_seconds: float = 1700.0
     """Training stops there on a slow machine; the report says so."""
@@ -248,8 +244,10 @@ def train(
     series = windows(streams(ids[:-1], batch), streams(ids[1:], batch), k1=config.window)
     num_steps = config.num_epochs * len(series)
     schedule = optax.cosine_decay_schedule(config.learning_rate, num_steps, alpha=0.01)
-    adam = optax.adamw(schedule, weight_decay=config.regularisation.weight_decay)
-    tx = with_ema(optax.chain(optax.clip_by_global_norm(config.clip), adam), config.averaging)
+    tx = optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(schedule, weight_decay=config.regularisation.weight_decay),
+    )
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     params = init_language(model, init_key)
     mesh = data_mesh(batch)
@@ -260,17 +258,12 @@ def train(
             on_mesh(make_tbptt_step(language_loss(model), tx), mesh),
             stream(lambda epoch: range(len(series)), series.__getitem__),
             num_steps=num_steps,
-            validation=Validation(
-                lambda params: {"nll": judge(to_host(params), valid, 8)},
-                len(series),
-                "nll",
-                params_of=lambda state: averaged_params(state.opt_state),
-            ),
+            validation=Validation(lambda p: {"nll": judge(to_host(p), valid, 8)}, len(series), "nll"),
             log=log,
             checkpoints=checkpoints,
             max_seconds=config.max_seconds,
         )
-    return to_host(averaged_params(best.opt_state)), info, describe_fit(info, num_steps)
+    return to_host(best.params), info, describe_fit(info, num_steps)
 
 
 def adapt(config: Config, model: LanguageModel, params: Any, text: Text) -> dict[str, float]:

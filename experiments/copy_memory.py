@@ -7,7 +7,7 @@ Gated networks stay there for long, or leave it slowly; what keeps the norm of i
 LRU nearly does, says all ten.
 
     python -m experiments.copy_memory                  # eight networks, three seeds each; 17 to 23 minutes
-    python -m experiments.copy_memory --preset long    # T = 1,000 for the two that learn it; half an hour
+    python -m experiments.copy_memory --preset long    # T = 1,000 for the two that learn 100; half an hour
 
 Over 1,000 steps neither was done in 15 minutes each: recall 0.20 (orthogonal, 3,300 steps) and 0.17 (LRU, one seed of
 which says nothing but blanks); chance is 0.125.

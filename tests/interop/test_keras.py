@@ -227,7 +227,8 @@ def test_what_is_no_network_of_keras_is_refused():
         from_keras(gru(4))
 
 
-def test_without_keras_the_error_says_what_to_install(monkeypatch):
+def hide_keras(monkeypatch):
+    """From here on Keras cannot be imported."""
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -236,5 +237,9 @@ def test_without_keras_the_error_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
+
+
+def test_without_keras_the_error_says_what_to_install(monkeypatch):
+    hide_keras(monkeypatch)
     with pytest.raises(ImportError, match=r'pip install "rnn_jax\[interop\]"'):
         from_keras("x.keras")

@@ -1,6 +1,5 @@
 """Weights files of Keras, with and without a model in the file: equal outputs, equal parameters, clear refusals."""
 
-import builtins
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_keras import MASK, OURS, XS, assert_same, keras, random_params, random_weights, run
+from test_keras import MASK, OURS, XS, assert_same, hide_keras, keras, random_params, random_weights, run
 
 from rnn_jax import bidirectional, dense, elman, gru, layer, lstm, serial, stack
 from rnn_jax.interop import from_keras, to_keras
@@ -181,14 +180,7 @@ def test_a_model_is_for_weights_alone(tmp_path):
 
 def test_weights_are_read_without_keras_and_h5py_is_named_if_it_is_missing(tmp_path, monkeypatch):
     path = saved(sequential(rnn.GRU(4, **ALL)), tmp_path)
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "keras":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide_keras(monkeypatch)
     assert from_keras(path, gru(4)).params.w_x.shape == (3, 12)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r'need h5py: pip install "rnn_jax\[interop\]"'):
