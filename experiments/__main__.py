@@ -23,7 +23,7 @@ from rich.text import Text
 from experiments import catalogue
 from experiments.claims import ClaimCheck
 from experiments.configuration import diff_configs
-from experiments.listing import print_list
+from experiments.listing import print_list, results_table
 from rnn_jax.report import write_comparison
 from rnn_jax.report.fields import field_text, read_object
 
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 path = catalogue.save_result(parsed.run_dir, label=parsed.label, overwrite=parsed.overwrite)
                 _say(f"saved {path}")
             case "table":
-                print(catalogue.results_table(), end="")
+                print(results_table(), end="")
             case _:
                 print_list(Console())
     except (ValueError, OSError) as error:

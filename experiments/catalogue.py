@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import experiments
 from experiments.claims import Claim, ClaimCheck, applies, check_claim, claim_text
 from rnn_jax.report.fields import read_object
-from rnn_jax.report.numbers import is_number
 
 __all__ = [
     "Experiment",
@@ -22,7 +21,6 @@ __all__ = [
     "experiment_names",
     "load_experiment",
     "load_results",
-    "results_table",
     "save_result",
     "unclaimed_results",
 ]
@@ -253,34 +251,6 @@ def save_result(run_dir: str | Path, *, label: str = "", overwrite: bool = False
     RESULTS_DIR.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(run_dir) / "result.json", target)
     return target
-
-
-def results_table() -> str:
-    """The committed results of all experiments as Markdown, one row for each claim and result: what the README shows.
-
-    Returns:
-      a table, ending in a newline.
-
-    Example:
-      >>> results_table().splitlines()[0]
-      '| result | claim | measured | source of the claim | training and all, on |'
-    """
-    lines = ["| result | claim | measured | source of the claim | training and all, on |", "|---|---|---|---|---|"]
-    for name in experiment_names():
-        results = load_results(name)
-        for claim in load_experiment(name).claims:
-            for stem, result in results.items():
-                if applies(claim, result["config"]):
-                    cores = result["device"]["cpu_count"]
-                    device = f"{cores} core{'s' * (cores != 1)}" if result["device"]["backend"] == "cpu" else ""
-                    where = device or f"{result['device']['count']} x {result['device']['kind']}"
-                    value = result["metrics"].get(claim.metric, "missing")
-                    text = f"{value:.3f}" if is_number(value) else str(value)
-                    lines.append(
-                        f"| `{stem}` | {claim_text(claim)} | **{text}** | {claim.source} | "
-                        f"{result['seconds']:.0f} s, {where} |"
-                    )
-    return "\n".join(lines) + "\n"
 
 
 def _result_paths(name: str) -> list[Path]:

@@ -14,7 +14,7 @@ from experiments.claims import Claim, applies, check_claim, claim_text
 from rnn_jax.report import shared_settings, summarize, summary_text
 from rnn_jax.report.numbers import is_number
 
-__all__ = ["Measured", "measured", "print_list"]
+__all__ = ["Measured", "measured", "print_list", "results_table"]
 
 WIDE = 130
 """From this many columns on, the list also names the result files and their days."""
@@ -118,6 +118,53 @@ def print_list(console: Console) -> None:
         console.print(Padding(_table(rows, widths, console.width), (0, 0, 0, 2)))
         console.print()
     console.print(_summary(len(names), verdicts), highlight=False)
+
+
+def results_table() -> str:
+    """The committed results of all experiments as Markdown that unfolds, one row for each claim: what the README shows.
+
+    Returns:
+      one block for each experiment that claims something, ending in a newline. A row has no conditions: the claim is
+      held against results that meet them.
+
+    Raises:
+      ValueError: a committed result cannot be read.
+
+    Example:
+      >>> results_table().splitlines()[0].startswith("<details><summary><b>adding_problem</b>: ")
+      True
+    """
+    blocks = []
+    for name in catalogue.experiment_names():
+        experiment, results = catalogue.load_experiment(name), catalogue.load_results(name)
+        items = [(claim, item) for claim in experiment.claims for item in measured(claim, results)]
+        if items:
+            held = sum(all(item.holds) for _, item in items)
+            rows = [
+                (claim_text(claim._replace(when={})), f"**{item.text}**", claim.source, _runs(item, results))
+                for claim, item in items
+            ]
+            blocks.append(
+                f"<details><summary><b>{name}</b>: {experiment.question} {held} of {len(items)} hold.</summary>\n\n"
+                f"{_markdown_row(('claim', 'measured', 'source of the claim', 'training and all'))}"
+                f"|---|---|---|---|\n{''.join(map(_markdown_row, rows))}\n</details>\n"
+            )
+    return "\n".join(blocks)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    """A line of a table; a bar in a cell does not end it."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _runs(item: Measured, results: dict[str, dict[str, Any]]) -> str:
+    """File, time and place, for the README."""
+    device = results[item.stems[0]]["device"]
+    if device["backend"] == "cpu":
+        place = f"{device['cpu_count']} core{'s' * (device['cpu_count'] != 1)}"
+    else:
+        place = f"{device['count']} x {device['kind']}"
+    return f"`{_stems(item)}`, {_where(item)[0]}, {place}"
 
 
 def _claim_rows(claim: Claim, items: Sequence[Measured]) -> list[tuple[Text | str, ...]]:

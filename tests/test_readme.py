@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.catalogue import results_table
+from experiments.listing import results_table
 from rnn_jax import CELLS, unroll
 from rnn_jax.training import read_metrics
 

@@ -10,7 +10,7 @@ from experiments import catalogue
 from experiments.__main__ import main
 from experiments.catalogue import Experiment
 from experiments.claims import at_least, at_most
-from experiments.listing import measured, print_list
+from experiments.listing import measured, print_list, results_table
 
 __all__ = ["toy"]
 
@@ -198,19 +198,48 @@ def test_one_of_three_seeds_that_misses_is_said():
     assert (missing.text, missing.holds) == ("missing", (False,))
 
 
-def test_the_table_shows_a_metric_that_is_missing_or_text(only_toy, monkeypatch):
-    result = {
-        "experiment": "toy_sum",
-        "config": {"seed": 0},
-        "metrics": {"data": "published"},
-        "seconds": 1.0,
-        "device": {"backend": "cpu", "cpu_count": 2},
-    }
-    claims = (at_most("nll", 8.7, source="s"), at_most("data", 1, source="s"))
-    monkeypatch.setattr(catalogue, "load_experiment", lambda name: Experiment(name, "?", claims))
+def test_the_table_unfolds_puts_seeds_together_and_keeps_its_columns(only_toy, monkeypatch):
+    cpu, gpu = {"backend": "cpu", "cpu_count": 2}, {"backend": "gpu", "count": 4, "kind": "A"}
+    claims = (
+        at_most("nll", 8.7, source="ln |x|", when={"model.cell": "gru"}),
+        at_most("data", 1, source="s", when={"model.cell": "lstm"}),
+    )
+    monkeypatch.setattr(catalogue, "load_experiment", lambda name: Experiment(name, "Why?", claims))
     catalogue.RESULTS_DIR.mkdir()
-    (catalogue.RESULTS_DIR / "toy_sum.json").write_text(json.dumps(result))
-    assert catalogue.results_table().splitlines()[2:] == [
-        "| `toy_sum` | nll <= 8.7 | **missing** | s | 1 s, 2 cores |",
-        "| `toy_sum` | data <= 1 | **published** | s | 1 s, 2 cores |",
+    for stem, cell, seed, metrics in (
+        ("toy_sum-seed0", "gru", 0, {"nll": 8.5}),
+        ("toy_sum-seed1", "gru", 1, {"nll": 8.8}),
+        ("toy_sum", "lstm", 0, {"data": "published"}),
+    ):
+        result = {
+            "experiment": "toy_sum",
+            "config": {"model": {"cell": cell}, "seed": seed},
+            "metrics": metrics,
+            "seconds": 1.0 + seed,
+            "start_time": "2026-11-24T10:00:00",
+            "device": cpu if cell == "gru" else gpu,
+        }
+        (catalogue.RESULTS_DIR / f"{stem}.json").write_text(json.dumps(result))
+    assert results_table().splitlines() == [
+        "<details><summary><b>toy_sum</b>: Why? 0 of 2 hold.</summary>",
+        "",
+        "| claim | measured | source of the claim | training and all |",
+        "|---|---|---|---|",
+        "| nll <= 8.7 | **8.65 ± 0.21 (2 seeds)** | ln \\|x\\| | `toy_sum-seed0 and 1 more`, 1-2 s, 2 cores |",
+        "| data <= 1 | **published** | s | `toy_sum`, 1 s, 4 x A |",
+        "",
+        "</details>",
     ]
+
+
+def test_the_table_shows_what_is_missing_and_no_experiment_without_results(only_toy, monkeypatch):
+    claims = (at_most("nll", 8.7, source="s"),)
+    monkeypatch.setattr(catalogue, "load_experiment", lambda name: Experiment(name, "Why?", claims))
+    assert results_table() == ""
+    catalogue.RESULTS_DIR.mkdir()
+    result = {
+        "experiment": "toy_sum", "config": {"seed": 0}, "metrics": {}, "seconds": 200.0,
+        "start_time": "2026-11-24T10:00:00", "device": {"backend": "cpu", "cpu_count": 1},
+    }  # fmt: skip
+    (catalogue.RESULTS_DIR / "toy_sum.json").write_text(json.dumps(result))
+    assert "| nll <= 8.7 | **missing** | s | `toy_sum`, 3 min, 1 core |" in results_table().splitlines()
