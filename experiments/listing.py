@@ -43,7 +43,7 @@ class Measured(NamedTuple):
 
 
 def measured(claim: Claim | None, results: dict[str, dict[str, Any]]) -> list[Measured]:
-    """Puts the results that differ in the seed only together.
+    """Puts the results together that differ in the seed only, or in how long they were allowed to take.
 
     Args:
       claim: what they are held against; None: nothing.
@@ -62,7 +62,8 @@ def measured(claim: Claim | None, results: dict[str, dict[str, Any]]) -> list[Me
     groups: dict[str, list[str]] = {}
     for stem, result in results.items():
         if claim is None or applies(claim, result["config"]):
-            groups.setdefault(json.dumps(shared_settings(result["config"]), sort_keys=True), []).append(stem)
+            settings = {key: value for key, value in shared_settings(result["config"]).items() if key != "max_seconds"}
+            groups.setdefault(json.dumps(settings, sort_keys=True), []).append(stem)
     found = []
     for stems in groups.values():
         group = [results[stem] for stem in stems]

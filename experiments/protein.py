@@ -19,7 +19,7 @@ split: the most frequent state, and ridge regression on windows of 17 residues. 
 bidirectional LSTM with profiles, Q8 67.4 (Soenderby and Winther 2014, arXiv:1412.7828); TEST2018, Q3 72.6 of single
 sequences and 85.4 with profiles (SPIDER3-Single and NetSurfP-2.0, from the table of SPOT-1D-LM).
 
-    python -m experiments.protein                                 # 18 minutes on one core: Q8 69.6, Q3 82.6
+    python -m experiments.protein                                 # 18 to 38 minutes on one core: Q8 69.5, Q3 82.4
     python -m experiments.protein --trained RUN_DIR --data.sequence MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ
     python -m experiments.protein --trained RUN_DIR --data.fasta FILE
 
