@@ -218,7 +218,7 @@ def build(config: Config, vocab_size: int) -> LanguageModel:
 
 def _head(config: Config, vocab_size: int) -> TokenHead:
     if config.softmax == "adaptive":
-        return adaptive_head(vocab_size, config.cutoffs, capacity=2.0)
+        return adaptive_head(vocab_size, config.cutoffs, capacity=0.6)
     return softmax_head(vocab_size, num_sampled=config.num_sampled if config.softmax == "sampled" else None)
 
 
