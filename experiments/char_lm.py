@@ -4,9 +4,9 @@ An LSTM reads a long text as parallel streams; its carry goes on from window to 
 through time), and it is judged by bits per character on the last parts of the text, which it has not seen: 5 % valid,
 5 % test. Then it writes.
 
-    python -m experiments.char_lm                            # tinyshakespeare, at most 30 minutes on 2 cores
-    python -m experiments.char_lm --data.source king_james   # 4 times as much text
-    python -m experiments.char_lm --data.source mine.txt     # any file in UTF-8
+    python -m experiments.char_lm                          # tinyshakespeare, at most 30 minutes on 2 cores
+    python -m experiments.char_lm --preset king_james      # 4 times as much text, a quarter of the epochs
+    python -m experiments.char_lm --data.source mine.txt   # any file in UTF-8
     python -m experiments.char_lm --trained RUN_DIR --writing.prompt "ROMEO:" --writing.temperature 0.5
 
 Baselines on the same splits: how often each character occurs (unigram), the best n-gram model by valid (Kneser-Ney),
@@ -68,7 +68,7 @@ from rnn_jax.training import (
 
 SHAKESPEARE = {"data.source": "tinyshakespeare", "data.unit": "characters"}
 CLAIMS = (
-    at_most("test_bits", 2.21, source="ours: an LSTM-256 has 2.29 after five minutes", when=SHAKESPEARE),
+    at_most("test_bits", 2.2, source="ours: an LSTM-256 has 2.29 after five minutes", when=SHAKESPEARE),
     at_most("adapted_bits", 1.95, source="Krause et al. 2018: adapting gains 0.1 to 0.2 bits", when=SHAKESPEARE),
     at_least("below_xz", 0.3, source="wide margin over xz", when=SHAKESPEARE),
     at_most("last_tenth_bits", 2.12, source="nanoGPT, a Transformer of 10.6 million parameters", when=SHAKESPEARE),
@@ -98,9 +98,9 @@ class Regularisation:
     """Features of the embeddings, one mask a window."""
     between: float = 0.3
     """Features that a layer hands to the next, one mask a window."""
-    output: float = 0.5
+    output: float = 0.4
     """Features that the last layer hands to the softmax, one mask a window."""
-    weight_drop: float = 0.3
+    weight_drop: float = 0.15
     """Entries of recurrent kernels, one mask a window."""
     activation: float = 0.0
     """AR: weight of the mean square of outputs."""
@@ -132,7 +132,7 @@ class Config:
     learning_rate: float = 4e-3
     """Of Adam; falls to a hundredth along a cosine."""
     clip: float = 1.0
-    num_epochs: int = 30
+    num_epochs: int = 20
     max_seconds: float = 1700.0
     """Training stops there on a slow machine; the report says so."""
     max_order: int = 7
@@ -162,6 +162,7 @@ WORDS = Config(
     max_order=3,
     adapt_rates=(),
 )
+KING_JAMES = Config(data=Data("king_james"), num_epochs=5)
 PAPER = Config(
     regularisation=Regularisation(between=0.1, input=0.1, output=0.1, weight_drop=0.5, weight_decay=1.2e-6),
     hidden_size=1000,
@@ -174,7 +175,7 @@ PAPER = Config(
     num_epochs=500,
     max_seconds=1e6,
 )
-PRESETS = {"words": WORDS, "paper": PAPER}
+PRESETS = {"words": WORDS, "king_james": KING_JAMES, "paper": PAPER}
 SMOKE = Config(
     writing=Writing(length=20),
     hidden_size=8,
