@@ -22,8 +22,8 @@ and never sees a character before it has said how likely it is.
     python -m experiments.char_lm --preset words     # words of the same text; tied embeddings, sampled softmax
     python -m experiments.char_lm --preset paper     # the 3 x 1,000 of AWD-LSTM on characters; not run here
 
-With words, numbers are perplexities and "<unk>" is one of them: 63.1 on test after 7 minutes of 2 cores (one seed), where
-3-grams (Kneser-Ney) have 86.4.
+With words, numbers are perplexities and "<unk>" is one of them: 63.1 on test after 7 minutes of 2 cores (one seed),
+where 3-grams (Kneser-Ney) have 86.4.
 
 It leaves in the run directory: report.md with learning curves, samples at three temperatures, and how surprising each
 character of a passage was; the units that follow the place in a line and the like; the best parameters.
