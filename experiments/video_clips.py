@@ -47,8 +47,8 @@ from rnn_jax.training import describe_fit, run_logger
 
 _DIGITS = {"data": "digits"}
 CLAIMS = (
-    at_least("lrcn_heading", 0.85, source="a network that sees motion", when=_DIGITS),
-    at_least("conv_lstm_heading", 0.85, source="a network that sees motion", when=_DIGITS),
+    at_least("lrcn_heading", 0.9, source="a network that sees motion", when=_DIGITS),
+    at_least("conv_lstm_heading", 0.9, source="a network that sees motion", when=_DIGITS),
     within("one_frame_heading", 0.125, 0.05, source="chance, since a frame does not tell", when=_DIGITS),
     at_least("lrcn_digit", 0.85, source="it sees what moves as well", when=_DIGITS),
 )
@@ -82,7 +82,7 @@ class Config:
     batch_size: int = 32
     learning_rate: float = 3e-3
     """Falls to a hundredth along a cosine."""
-    num_steps: int = 1500
+    num_steps: int = 3000
     eval_every: int = 150
     max_seconds: float = 600.0
     """For each network."""
