@@ -11,7 +11,7 @@ from experiments._spoken_strings import Strings
 from rnn_jax import Cell, Layer, bidirectional, dense, layer, make_cell, serial, stack, with_dropout
 from rnn_jax.ctc import ctc_nll, ctc_steps
 from rnn_jax.decoding import ctc_beam_search, ctc_greedy
-from rnn_jax.features import Mel, log_mel, log_mel_cell
+from rnn_jax.features import Mel, log_mel, log_mel_cell, mean_normalize
 from rnn_jax.metrics import edit_distance, mean_value, tally
 
 __all__ = [
@@ -39,7 +39,7 @@ class Recognizer(NamedTuple):
     """From sound to logits.
 
     Attributes:
-        hear: `(sound [N, B, ...]) -> features [T, B, F]`.
+        hear: `(sound [N, B, ...], steps [B]) -> features [T, B, F]`.
         net: `features -> logits [T, B, 11]`.
         size: F.
         groups: F is so many frames side by side.
@@ -47,7 +47,7 @@ class Recognizer(NamedTuple):
         cell: from the samples of one step to logits, with parameters `((), *params)`; None where it cannot stream.
     """
 
-    hear: Callable[[Any], jax.Array]
+    hear: Callable[[Any, Any], jax.Array]
     net: Layer
     size: int
     groups: int
@@ -69,13 +69,19 @@ class Scores(NamedTuple):
 def sound_recognizer(
     mel: Mel, frames_per_step: int, direction: Direction, cell: str, hidden_size: int, num_layers: int, dropout: float
 ) -> Recognizer:
-    """Reads sound; a step is of `frames_per_step` frames. With direction "forward" it can be streamed."""
+    """Reads sound; a step is of `frames_per_step` frames. With direction "forward" it can be streamed; with "both" it
+    hears a string as a whole, less the mean of its frames, which is the speaker's and the microphone's.
+    """
     front = log_mel_cell(mel, frames_per_step)
 
-    def hear(sound: Any) -> jax.Array:
+    def hear(sound: Any, steps: Any) -> jax.Array:
         frames = log_mel(jnp.asarray(sound), mel)
-        steps = frames.reshape(-1, frames_per_step, *frames.shape[1:])
-        return (jnp.moveaxis(steps, 1, -2).reshape(len(steps), *frames.shape[1:-1], -1) - LEVEL) / SPREAD
+        if direction == "both":
+            frames = mean_normalize(frames, lengths=steps * frames_per_step)
+        else:
+            frames = frames - LEVEL
+        groups = frames.reshape(-1, frames_per_step, *frames.shape[1:]) / SPREAD
+        return jnp.moveaxis(groups, 1, -2).reshape(len(groups), *frames.shape[1:-1], -1)
 
     heard = front._replace(readout=lambda params, hs, xs: (front.readout(params, hs, xs) - LEVEL) / SPREAD)
     size, per_step = frames_per_step * mel.num_bands, frames_per_step * mel.hop
@@ -95,7 +101,7 @@ def feature_recognizer(
         net = _both(cell, hidden_size // 2, num_layers, dropout)
     else:
         net = layer(stack(*_layers(cell, hidden_size, num_layers, dropout), dense(LABELS)))
-    return Recognizer(lambda xs: (jnp.asarray(xs) - mean) / scale, net, frames.shape[-1], 1, 1)
+    return Recognizer(lambda xs, steps: (jnp.asarray(xs) - mean) / scale, net, frames.shape[-1], 1, 1)
 
 
 def _layers(cell: str, hidden_size: int, num_layers: int, dropout: float) -> list[Any]:
@@ -119,7 +125,7 @@ def loss_of(model: Recognizer, tilt: float, blank_cost: float, blank_steps: int)
 
     def loss_fn(params: Any, strings: Strings, *, key: jax.Array, step: jax.Array) -> Any:
         noise_key, net_key = jax.random.split(key)
-        xs = _disturbed(noise_key, model.hear(strings.sound), model.groups, tilt)
+        xs = _disturbed(noise_key, model.hear(strings.sound, strings.steps), model.groups, tilt)
         logits = model.net.apply(model.net.perturb(net_key, params, xs.shape), xs, lengths=strings.steps)[1]
         logits = logits.at[..., 0].add(-blank_cost * jnp.maximum(0, 1 - step / blank_steps))
         nll = ctc_nll(logits, strings.labels, lengths=strings.steps, label_lengths=strings.counts)
@@ -150,8 +156,14 @@ def _disturbed(key: jax.Array, xs: jax.Array, groups: int, tilt: float) -> jax.A
 
 
 def logits_of(model: Recognizer) -> Callable[[Any, Any], jax.Array]:
-    """`(params, sound [N, B, ...]) -> logits [T, B, 11]`, compiled once for each shape."""
-    return jax.jit(lambda params, sound: model.net.apply(params, model.hear(sound))[1])
+    """`(params, sound [N, B, ...]) -> logits [T, B, 11]`, all of the sound real, compiled once for each shape."""
+
+    @jax.jit
+    def logits(params: Any, sound: Any) -> jax.Array:
+        steps = jnp.full(sound.shape[1:2], len(sound) // model.per_step, jnp.int32)
+        return model.net.apply(params, model.hear(sound, steps))[1]
+
+    return logits
 
 
 def score_of(model: Recognizer, num_beams: int, most_digits: int) -> Callable[[Any, Strings], Scores]:
@@ -159,7 +171,7 @@ def score_of(model: Recognizer, num_beams: int, most_digits: int) -> Callable[[A
 
     @jax.jit
     def score(params: Any, strings: Strings) -> Scores:
-        logits = model.net.apply(params, model.hear(strings.sound), lengths=strings.steps)[1]
+        logits = model.net.apply(params, model.hear(strings.sound, strings.steps), lengths=strings.steps)[1]
         one = ctc_greedy(logits, lengths=strings.steps)
         many = ctc_beam_search(
             logits, num_beams=num_beams, num_results=1, max_length=2 * most_digits, lengths=strings.steps

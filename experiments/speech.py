@@ -7,7 +7,8 @@ Data: the Free Spoken Digit Dataset, 3,000 recordings of six speakers at 8 kHz, 
 4 for testing, 5 to 49 for training, of which 5 to 9 choose the step to stop at. A string is by one speaker: 1 to 3
 digits in 1.8 s for training, made faster or slower, louder or softer; 1 to 8 digits for testing, each recording once in
 every number of digits. Silences of 0 to 0.3 s before, between and after, 0.3 s more at the end; all at one level, white
-noise 30 dB below over all. Features: 40 log-mel energies every 10 ms, six frames a step.
+noise 30 dB below over all. Features: 40 log-mel energies every 10 ms, six frames a step; less their mean over the
+string where the network has it as a whole.
 
     python -m experiments.speech                                   # everything: 42 minutes on half a core
     python -m experiments.speech --directions both --speakers --cell gru --num-layers 2 --hidden-size 192 \

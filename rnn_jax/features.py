@@ -1,4 +1,4 @@
-"""What a network hears: log-mel energies of sound, at once or as it arrives, and their slopes.
+"""What a network hears: log-mel energies of sound, at once or as it arrives; their slopes; and them less their mean.
 
 Frames look back only: frame t is of the `window` samples up to (t + 1) `hop`, with silence before the first. So N
 samples are N // hop frames, frame t is known when its last sample is, and sound that comes in pieces gives the same.
@@ -15,7 +15,7 @@ from rnn_jax import checks, tree
 from rnn_jax.caching import cached
 from rnn_jax.types import Array, Carry, Cell, Params
 
-__all__ = ["Mel", "check_mel", "deltas", "log_mel", "log_mel_cell", "mel_filters"]
+__all__ = ["Mel", "check_mel", "deltas", "log_mel", "log_mel_cell", "mean_normalize", "mel_filters"]
 
 
 class Mel(NamedTuple):
@@ -184,6 +184,50 @@ def deltas(xs: Array, width: int = 2) -> Array:
     behind = (longer[width - n : width - n + num_steps] for n in range(1, width + 1))
     total = sum((n * (a - b) for n, (a, b) in enumerate(zip(ahead, behind, strict=True), start=1)), jnp.zeros_like(xs))
     return total / (2 * sum(n * n for n in range(1, width + 1)))
+
+
+def mean_normalize(frames: Array, *, lengths: Array | None = None) -> Array:
+    """Log energies less their mean over time, so less what a voice or a microphone adds to each band of all frames.
+
+        y_t = x_t - sum_s w_s x_s / sum_s w_s,  w_s = exp(mean_m x_{s,m} / 2)
+
+    It is cepstral mean normalisation, in bands. Frames count by their amplitude, so that it matters little how long
+    silences are and what noise is in them. It needs the whole sound: it is not for what is to be heard as it arrives.
+
+    Args:
+        frames: [T, *batch, M], as from `log_mel`.
+        lengths: [*batch] integers, how many frames are real; None: all.
+
+    Returns:
+        [T, *batch, M]; zeros after the length.
+
+    Raises:
+        ValueError: names the argument, what was expected and what came.
+
+    References:
+        Atal, Effectiveness of linear prediction characteristics of the speech wave for automatic speaker
+        identification and verification, JASA 1974.
+
+    Example:
+        >>> frames = jnp.array([[0.0, 2.0], [1.0, 3.0], [-9.0, -9.0]])
+        >>> bool(jnp.allclose(mean_normalize(frames), mean_normalize(frames + jnp.array([[3.0, -1.0]])), atol=1e-6))
+        True
+    """
+    checks.sequence("frames", frames)
+    if not len(frames):
+        return frames
+    loudness = frames.mean(-1)
+    real = jnp.ones(frames.shape[:-1], bool)
+    if lengths is not None:
+        lengths = checks.lengths(lengths, len(frames), frames.shape[1:-1])
+        before_end = jnp.arange(len(frames), dtype=lengths.dtype).reshape(-1, *[1] * lengths.ndim) < lengths[None]
+        real = jnp.broadcast_to(tree.expand(before_end, loudness), loudness.shape)
+    loudness = jnp.where(real, loudness, -jnp.inf)
+    peak = jax.lax.stop_gradient(loudness.max(0, keepdims=True))
+    weights = jnp.exp((loudness - jnp.where(jnp.isfinite(peak), peak, 0)) / 2)[..., None]
+    total = weights.sum(0, keepdims=True)
+    mean = (weights * jnp.where(real[..., None], frames, 0)).sum(0, keepdims=True) / jnp.where(total > 0, total, 1)
+    return jnp.where(real[..., None], frames - mean, 0)
 
 
 def check_mel(mel: Mel) -> None:

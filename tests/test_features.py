@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 
 from rnn_jax import gru, stack, stream_step, unroll
-from rnn_jax.features import Mel, deltas, log_mel, log_mel_cell, mel_filters
+from rnn_jax.features import Mel, deltas, log_mel, log_mel_cell, mean_normalize, mel_filters
 
 GOLDEN = Path(__file__).parent / "golden" / "librosa.npz"
 SMALL = Mel(window=20, hop=8, fft_size=32, num_bands=4, low=100.0, high=3800.0, floor=1e-3)
@@ -152,6 +152,58 @@ def test_slopes_equal_a_loop() -> None:
     np.testing.assert_allclose(deltas(line)[2:-2], jnp.broadcast_to(jnp.array([[2.0, -1.0]]), (5, 2)), rtol=1e-6)
 
 
+def slow_mean_normalize(frames: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """Row by row."""
+    out = np.zeros_like(frames)
+    for b, size in enumerate(lengths):
+        weights = [np.sqrt(np.exp(sum(frame) / len(frame))) for frame in frames[:size, b]]
+        for m in range(frames.shape[-1]):
+            mean = sum(w * x for w, x in zip(weights, frames[:size, b, m], strict=True)) / sum(weights or [1])
+            out[:size, b, m] = frames[:size, b, m] - mean
+    return out
+
+
+def test_what_a_microphone_adds_is_taken_away(x64: None) -> None:
+    frames = np.random.default_rng(2).normal(size=(6, 3, 4)) * 3 - 7
+    frames[4:, 1] = 1e3  # what is after the length is not looked at
+    for lengths in ([6, 4, 1], [0, 4, 6]):
+        expected = slow_mean_normalize(frames, lengths)
+        for f in (mean_normalize, jax.jit(mean_normalize)):
+            ours = f(jnp.asarray(frames), lengths=jnp.array(lengths, jnp.int32))
+            np.testing.assert_allclose(ours, expected, atol=1e-12)
+            added = f(jnp.asarray(frames + np.array([3.0, -2.0, 0.5, -1.5])), lengths=jnp.array(lengths, jnp.int32))
+            np.testing.assert_allclose(added, ours, atol=1e-10)
+    alone = jnp.asarray(frames[:4, 1])
+    np.testing.assert_allclose(mean_normalize(alone), expected[:4, 1], atol=1e-12)
+    # One length for several microphones, and quiet frames that count nothing.
+    np.testing.assert_allclose(
+        mean_normalize(jnp.asarray(frames)[:, None, :2], lengths=jnp.array([4], jnp.int32))[:4, 0, 1],
+        expected[:4, 1],
+        atol=1e-12,
+    )
+    quiet = jnp.concatenate([alone, jnp.full((50, 4), -200.0)])
+    np.testing.assert_allclose(mean_normalize(quiet)[:4], mean_normalize(alone), atol=1e-10)
+
+
+def test_gradients_of_normalized_frames_are_finite_and_right(x64: None) -> None:
+    frames = np.random.default_rng(3).normal(size=(5, 2, 3))
+    lengths = jnp.array([4, 0], jnp.int32)
+    weights = np.random.default_rng(4).normal(size=frames.shape)
+
+    def loss(frames: jax.Array) -> jax.Array:
+        return (weights * mean_normalize(frames, lengths=lengths)).sum()
+
+    grads = jax.grad(loss)(jnp.asarray(frames))
+    for t, m in np.ndindex(5, 3):
+        up, down = frames.copy(), frames.copy()
+        up[t, 0, m], down[t, 0, m] = up[t, 0, m] + 1e-5, down[t, 0, m] - 1e-5
+        slow = sum(
+            sign * (weights * slow_mean_normalize(one, [4, 0])).sum() / 2e-5 for sign, one in ((1, up), (-1, down))
+        )
+        np.testing.assert_allclose(grads[t, 0, m], slow, atol=1e-8)
+    np.testing.assert_array_equal(grads[:, 1], 0)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`mel` must have hop <= window <= fft_size, got 80, 300, 256"):
         log_mel(jnp.zeros(800), Mel(window=300))
@@ -169,8 +221,10 @@ def test_what_does_not_fit_is_refused() -> None:
         log_mel_cell(Mel(), 2).init(jax.random.key(0), 80)
     with pytest.raises(ValueError, match=r"`width` must be an integer of at least 1, got int 0"):
         deltas(jnp.zeros((3, 2)), 0)
+    with pytest.raises(ValueError, match=r"`lengths` must lie in \[0, T\] with T=3, got 4"):
+        mean_normalize(jnp.zeros((3, 2, 5)), lengths=jnp.array([1, 4], jnp.int32))
 
 
 def test_too_little_sound_is_no_frame() -> None:
     assert log_mel(jnp.zeros((79, 2))).shape == (0, 2, 40)
-    assert deltas(jnp.zeros((0, 3))).shape == (0, 3)
+    assert deltas(jnp.zeros((0, 3))).shape == mean_normalize(jnp.zeros((0, 3))).shape == (0, 3)
