@@ -10,9 +10,7 @@ every number of digits. Silences of 0 to 0.3 s before, between and after, 0.3 s 
 noise 30 dB below over all. Features: 40 log-mel energies every 10 ms, six frames a step; less their mean over the
 string where the network has it as a whole.
 
-    python -m experiments.speech                                   # everything: 42 minutes on half a core
-    python -m experiments.speech --directions both --speakers --cell gru --num-layers 2 --hidden-size 192 \
-        --frames-per-step 4 --num-steps 800 --learning-rate 4e-3   # fewest errors: two layers, 40 ms a step
+    python -m experiments.speech                                   # everything: 15 minutes on one core
     python -m experiments.speech --trained RUN_DIR --data.wav FILE # what a finished run hears in a file of yours
 
 Where the recordings are not to be had, MFCCs of them that a package ships stand in: another split, and no silence, no
@@ -23,11 +21,12 @@ and ones that walk forward only and so can listen while sound arrives, both with
 that never heard one of the speakers, who then tests them with all takes.
 
 Error rates are edits (Levenshtein) by all digits. Greedy takes the likeliest path, beam the likeliest labels that
-prefix beam search finds. Measured on the official test takes, strings of 3 to 7 digits, means of three seeds: 3.0 %
-by two GRU layers in both directions, 3.7 % by one LSTM layer, which is the default (isolated recordings by ridge
-regression on MFCCs: 9 %). Forward only: 3.1 %, by seeds 3.2, 3.4 and 2.7 %; that takes 4,000 steps, after 1,800 it
-was 4.2, 5.6 and 17.2 %. A speaker who was never heard: 32 %, all six together. Expected too: beam at most greedy, and
-blanks at more than 80 % of all steps, as CTC is known for.
+prefix beam search finds. Measured on the official test takes, strings of 3 to 7 digits, means of three seeds: 1.2 % in
+both directions (isolated recordings by ridge regression on MFCCs: 9 %), 3.3 % forward only, by seeds 3.8, 3.1 and 2.8;
+that takes 4,000 steps, after 1,800 one seed of three was at 17 %. A speaker who was never heard: 18 %, all six
+together, 11 to 28 by speaker. The mean of frames is the speaker's and the microphone's: where it stays in, the
+first and the last of these are 3.7 and 32 %; a mean of what has come so far does not help to walk forward (4.0 by the
+first seed). Expected too: beam at most greedy, and blanks at more than 80 % of all steps, as CTC is known for.
 
 The stream: chunks of 60 ms of sound go to a `StreamPool` of features and network in one program. Its latency is in two
 parts: what a chunk takes to compute, and how long after the end of a digit's recording the digit is there.
@@ -87,18 +86,18 @@ from rnn_jax.training import (
 )
 
 _WHEN = {"data.source": "recordings", "trained": None}
-_ALL = _WHEN | {"directions": ["both", "forward"], "cell": "lstm"}
-_BOTH = _WHEN | {"directions": ["both"], "cell": "gru"}
+_ALL = _WHEN | {"directions": ["both", "forward"], "cell": "lstm", "speakers": list(SPEAKERS)}
 _TAKES = {
     "error_rate": "3 to 7 digits, official test takes, mean of seeds",
     "single_error_rate": "single digits, official test takes, mean of seeds",
 }
 CLAIMS = (
     *(
-        at_most(f"{kind}_{rate}", 0.05, source=source, when=when)
-        for kind, when in (("both", _BOTH), ("both", _ALL), ("forward", _ALL))
+        at_most(f"{kind}_{rate}", 0.05, source=source, when=_ALL)
+        for kind in ("both", "forward")
         for rate, source in _TAKES.items()
     ),
+    at_most("left_out_error_rate", 0.25, source="ours: 31.5 % where the mean of frames stays in", when=_ALL),
     at_most("beam_minus_greedy", 0.0, source="Graves et al. 2006, table 1: 30.51 by prefix search, 31.47", when=_WHEN),
     at_least("blank_share", 0.8, source="CTC is peaky: blank at more than 80 % of the steps", when=_WHEN),
     at_most("difference_to_unroll", 1e-3, source="the same logits, to rounding", when=_ALL),
