@@ -170,6 +170,21 @@ def test_a_stream_hears_what_is_heard_at_once() -> None:
     assert pool.streams == ()
 
 
+@pytest.mark.parametrize("direction", ["both", "forward"])
+def test_a_string_is_heard_alone_as_beside_longer_ones(direction: Any) -> None:
+    model = speech.make_model(CONFIG, VOICES, direction)
+    params = model.net.init(jax.random.key(0), model.size)
+    short, long = covering_strings(VOICES, 1, Data(), seed=0)[0], covering_strings(VOICES, 4, Data(), seed=0)[0]
+    batch = batch_of([short, long], model.per_step, num_steps=len(long.sound) // model.per_step, most_digits=4)
+    together = model.net.apply(params, model.hear(batch.sound, batch.steps), lengths=batch.steps)[1]
+    steps = int(batch.steps[0])
+    alone = logits_of(model)(params, short.sound[: steps * model.per_step, None])
+    np.testing.assert_allclose(together[:steps, 0], alone[:, 0], atol=1e-4)
+    # Who has the string as a whole does not care how loud it is.
+    louder = logits_of(model)(params, 3 * short.sound[: steps * model.per_step, None])
+    assert (abs(louder - alone).max() < 1e-2) == (direction == "both")
+
+
 def test_delays_are_counted_where_the_truth_is_heard() -> None:
     heard = Heard(np.array([3, 1]), np.array([480, 960]), np.zeros((0, 11)), np.zeros(0))
     assert delays(heard, [3, 1], np.array([500, 900])).tolist() == [-20, 60]
