@@ -17,7 +17,8 @@ this LSTM of 1.2 million has 2.08 (both chose their step there; on test, which c
 Regularisation is that of AWD-LSTM (Merity et al. 2018): dropout between layers with one mask a window, on whole
 embeddings, on entries of the recurrent kernel (weight drop), and penalties on outputs and their changes (AR, TAR).
 `adapted` is the number under dynamic evaluation (Krause et al. 2018): the model goes on learning while it is judged,
-and never sees a character before it has said how likely it is.
+and never sees a character before it has said how likely it is. Here that is worth 0.31 bits: the last parts are another
+play, with names of its own.
 
     python -m experiments.char_lm --preset words     # words of the same text; tied embeddings, sampled softmax
     python -m experiments.char_lm --preset paper     # the 3 x 1,000 of AWD-LSTM on characters; not run here
@@ -72,7 +73,7 @@ SHAKESPEARE = {"data.source": "tinyshakespeare", "data.unit": "characters"}
 WORDS_OF_SHAKESPEARE = SHAKESPEARE | {"data.unit": "words"}
 CLAIMS = (
     at_most("test_bits", 2.2, source="ours: an LSTM-256 has 2.29 after five minutes", when=SHAKESPEARE),
-    at_most("adapted_bits", 1.95, source="Krause et al. 2018: adapting gains 0.1 to 0.2 bits", when=SHAKESPEARE),
+    at_most("adapted_bits", 1.92, source="Krause et al. 2018: adapting gains 0.1 to 0.2 bits", when=SHAKESPEARE),
     at_least("below_xz", 0.3, source="wide margin over xz", when=SHAKESPEARE),
     at_most("last_tenth_bits", 2.12, source="nanoGPT, a Transformer of 10.6 million parameters", when=SHAKESPEARE),
     at_most("test_perplexity", 70, source="3-grams (Kneser-Ney) have 86.4", when=WORDS_OF_SHAKESPEARE),
