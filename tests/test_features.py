@@ -221,6 +221,8 @@ def test_what_does_not_fit_is_refused() -> None:
         log_mel_cell(Mel(), 2).init(jax.random.key(0), 80)
     with pytest.raises(ValueError, match=r"`width` must be an integer of at least 1, got int 0"):
         deltas(jnp.zeros((3, 2)), 0)
+    with pytest.raises(ValueError, match=r"`frames` must be \[T, ..., features\] with at least 2 axes"):
+        mean_normalize(jnp.zeros(3))
     with pytest.raises(ValueError, match=r"`lengths` must lie in \[0, T\] with T=3, got 4"):
         mean_normalize(jnp.zeros((3, 2, 5)), lengths=jnp.array([1, 4], jnp.int32))
 
