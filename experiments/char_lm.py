@@ -20,6 +20,9 @@ embeddings, on entries of the recurrent kernel (weight drop), and penalties on o
 and never sees a character before it has said how likely it is. Here that is worth 0.31 bits: the last parts are another
 play, with names of its own.
 
+The King James Bible, after five epochs (43 minutes of one core, one seed): test 1.71 bits, adapted 1.55, where 7-grams
+have 1.71 too and xz 1.90.
+
     python -m experiments.char_lm --preset words     # words of the same text; tied embeddings, sampled softmax
     python -m experiments.char_lm --preset paper     # the 3 x 1,000 of AWD-LSTM on characters; not run here
 
