@@ -295,8 +295,8 @@ def adapt(config: Config, model: LanguageModel, params: Any, text: Text) -> dict
         )
         return mean_value(pair)
 
-    tried = {rate: float(nats(cut(valid), rate)) for rate in config.adapt_rates}
-    rate = min(tried, key=tried.__getitem__)
+    tuning = cut(valid)
+    rate = min(config.adapt_rates, key=lambda rate: float(nats(tuning, rate)))
     return {"nats": float(nats(cut(test), rate)), "rate": rate}
 
 

@@ -86,7 +86,8 @@ from rnn_jax.training import (
 )
 
 _WHEN = {"data.source": "recordings", "trained": None}
-_ALL = _WHEN | {"directions": ["both", "forward"], "cell": "lstm", "speakers": list(SPEAKERS)}
+_ALL = _WHEN | {"directions": ["both", "forward"], "cell": "lstm"}
+_LEFT_OUT = _ALL | {"speakers": list(SPEAKERS)}
 _TAKES = {
     "error_rate": "3 to 7 digits, official test takes, mean of seeds",
     "single_error_rate": "single digits, official test takes, mean of seeds",
@@ -97,7 +98,7 @@ CLAIMS = (
         for kind in ("both", "forward")
         for rate, source in _TAKES.items()
     ),
-    at_most("left_out_error_rate", 0.25, source="ours: 31.5 % where the mean of frames stays in", when=_ALL),
+    at_most("left_out_error_rate", 0.25, source="ours: 31.5 % where the mean of frames stays in", when=_LEFT_OUT),
     at_most("beam_minus_greedy", 0.0, source="Graves et al. 2006, table 1: 30.51 by prefix search, 31.47", when=_WHEN),
     at_least("blank_share", 0.8, source="CTC is peaky: blank at more than 80 % of the steps", when=_WHEN),
     at_most("difference_to_unroll", 1e-3, source="the same logits, to rounding", when=_ALL),
